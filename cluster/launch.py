@@ -1,0 +1,171 @@
+"""Launching a training job where its config says, and waiting for its end."""
+
+import logging
+import math
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
+import torch.distributed as dist
+
+from trainers.config import ClusterConfig, JobConfig
+from trainers.job import check_job
+from trainers.loop import train
+from trainers.ranks import Ranks, ranks_from_environment
+from trainers.run_folder import RunFolder
+
+RAY_ENVIRONMENT = {
+    # Rank 0 prints for itself: Ray's patch would show every line twice, and its deduplication would hide lines.
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    # It watches for nodes that a cloud takes back, and warns of itself on the terminal; a machine of one's own has none.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # Ray would hide the GPUs from a worker that asked for none; our workers ask for what they use.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+class RunError(RuntimeError):
+    """A job's workers failed; the text is the first worker's error."""
+
+
+def launch(job: JobConfig) -> RunFolder | None:
+    """Check `job`, train it to its end and return its folder; None on all of torchrun's processes but the first.
+
+    Raises InputError for what the user has to mend, before anything is started or written, and RunError when the workers
+    failed for good.
+    """
+    folder = RunFolder(job.run.folder)
+    if job.cluster.name == "none":
+        return folder if _launch_here(job, folder).is_main else None
+    check_job(job, world_size=job.cluster.workers)
+    with folder.lock():
+        folder.start(job)
+        _launch_on_ray(job)
+    return folder
+
+
+def _launch_here(job: JobConfig, folder: RunFolder) -> Ranks:
+    """Train in this process, or as one of the processes that torchrun started."""
+    check_job(job, world_size=int(os.environ.get("WORLD_SIZE", "1")))
+    _set_threads(job.cluster)
+    ranks = ranks_from_environment()
+    try:
+        with folder.lock() if ranks.is_main else nullcontext():
+            if ranks.is_main:
+                folder.start(job)
+            ranks.barrier()
+            train(job, ranks)
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+    return ranks
+
+
+def _set_threads(cluster: ClusterConfig) -> None:
+    if cluster.threads_per_worker:
+        torch.set_num_threads(cluster.threads_per_worker)
+
+
+def _launch_on_ray(job: JobConfig) -> None:
+    _set_ray_environment(job.cluster)
+    # Imported late: Ray reads its variables when it is imported, and other ways to run need no Ray.
+    from ray import train as ray_train
+    from ray.exceptions import RayError
+    from ray.train.torch import TorchTrainer
+
+    with _ray(job.cluster):
+        gpus = _gpus_per_worker(job.cluster)
+        trainer = TorchTrainer(
+            _train_on_worker,
+            train_loop_config={"job": job, "gpus": gpus},
+            scaling_config=ray_train.ScalingConfig(
+                num_workers=job.cluster.workers,
+                use_gpu=gpus > 0,
+                resources_per_worker={"CPU": job.cluster.cpus_per_worker, **({"GPU": gpus} if gpus else {})},
+            ),
+            run_config=ray_train.RunConfig(  # type: ignore[call-arg]
+                # Ray's own notes on the run, not ours: checkpoints are in the run's folder, whole or not there.
+                name="ray",
+                storage_path=str(job.run.folder),
+                failure_config=ray_train.FailureConfig(max_failures=job.cluster.max_failures),
+                logging_config=ray_train.LoggingConfig("WARNING"),
+                worker_runtime_env={"env_vars": _worker_environment(job.cluster)},
+            ),
+        )
+        try:
+            trainer.fit()
+        except (ray_train.TrainingFailedError, RayError) as error:
+            raise RunError(_first_cause(error)) from error
+
+
+def _set_ray_environment(cluster: ClusterConfig) -> None:
+    for name, value in RAY_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if cluster.name == "local" and "RAY_AUTH_TOKEN" not in os.environ:
+        # A token of this job's own, in no file. Ray's ports are open to the network: without a token anyone could run code
+        # through them, and left to itself Ray would write one under HOME, which later clusters would take up unasked.
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def _worker_environment(cluster: ClusterConfig) -> dict[str, str]:
+    if cluster.threads_per_worker is None:
+        return {}
+    return {"OMP_NUM_THREADS": str(cluster.threads_per_worker)}
+
+
+@contextmanager
+def _ray(cluster: ClusterConfig) -> Iterator[None]:
+    """A Ray of our own on this machine, or a connection to the running one."""
+    import ray
+
+    if cluster.name == "ray":
+        ray.init(address=cluster.address or "auto")
+    else:
+        # address="local": a bare init would join whatever cluster it finds on this machine.
+        ray.init(address="local", num_cpus=_local_cpus(cluster), dashboard_host="127.0.0.1", _node_ip_address="127.0.0.1")
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _local_cpus(cluster: ClusterConfig) -> int:
+    """CPUs that the local Ray offers: the machine's, or what the job asks for where that is more (they only count places)."""
+    return max(os.cpu_count() or 1, math.ceil(cluster.workers * cluster.cpus_per_worker))
+
+
+def _gpus_per_worker(cluster: ClusterConfig) -> float:
+    import ray
+
+    if cluster.gpus_per_worker is not None:
+        return cluster.gpus_per_worker
+    return 1.0 if ray.cluster_resources().get("GPU", 0) >= cluster.workers else 0.0
+
+
+def _train_on_worker(config: dict[str, object]) -> None:
+    """What each Ray worker runs."""
+    from ray import train as ray_train
+    from ray.train.torch import get_device
+
+    job = config["job"]
+    assert isinstance(job, JobConfig)
+    logging.getLogger("ray.train").setLevel(logging.WARNING)  # it would print every report of every rank
+    _set_threads(job.cluster)
+    context = ray_train.get_context()
+    device = get_device() if config["gpus"] else torch.device("cpu")
+    ranks = Ranks(rank=context.get_world_rank(), world_size=context.get_world_size(), device=device)
+    train(job, ranks, report=ray_train.report)
+
+
+def _first_cause(error: BaseException) -> str:
+    """The worker's own error, from inside what Ray wraps around it."""
+    failures = getattr(error, "worker_failures", None) or {}
+    for rank, failure in sorted(failures.items()):
+        return f"worker {rank}: {str(failure).strip().splitlines()[-1]}"
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[-1] if str(error).strip() else 'no message'}"

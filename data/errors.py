@@ -1,0 +1,9 @@
+"""The one kind of error that is the user's to mend."""
+
+
+class InputError(ValueError):
+    """A file, a key or a value that a user gave cannot be used.
+
+    Its text is one line that names the file or key, what was found, what was expected and what to do.
+    The command prints that line and exits with 2; every other exception is a failure of the run (1).
+    """

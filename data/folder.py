@@ -1,0 +1,107 @@
+"""Adapter for one's own folders.
+
+meta.yaml            name, classes (id, name, color?), ignore_ids?, task: boxes? or supervision: pixels|boxes|none
+images/SPLIT/        JPEG or PNG
+labels/SPLIT/        8-bit PNG of native ids, the image's name with .png (pixel labels)
+boxes_SPLIT.csv      image,x1,y1,x2,y2,class_id: pixels, inclusive (boxes); an image without a row has no object
+"""
+
+import csv
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import yaml
+
+from data.errors import InputError
+from data.labels import LabelSpace
+from data.shards import Sample
+from data.sources import FileEntry, file_fingerprint, load_files
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm")
+
+
+class FolderSource:
+    """The folder `root`, read as described at the top of this file."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        if not root.is_dir():
+            raise InputError(f"source={root}: no such folder, expected one with meta.yaml and images/SPLIT/; check the path")
+        for name in ("meta.yaml", "images"):
+            if not (root / name).exists():
+                raise InputError(f"{root / name}: not found, expected a folder with meta.yaml and images/SPLIT/; add it or check source=")
+
+    @cached_property
+    def label_space(self) -> LabelSpace:
+        path = self.root / "meta.yaml"
+        try:
+            content = yaml.safe_load(path.read_text())
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: not YAML ({' '.join(str(error).split())}); mend the file") from None
+        return LabelSpace.from_dict(content if isinstance(content, dict) else {}, origin=str(path))
+
+    def entries(self) -> dict[str, Sequence[FileEntry]]:
+        splits = sorted(path.name for path in (self.root / "images").iterdir() if path.is_dir())
+        if not splits:
+            raise InputError(
+                f"{self.root / 'images'}: no folder found, expected one folder per split such as images/train; move the images"
+            )
+        return {split: self._entries_of(split) for split in splits}
+
+    def fingerprint(self, entry: FileEntry) -> str:
+        return file_fingerprint(entry)
+
+    def load(self, entry: FileEntry, *, jpeg_quality: int) -> Sample:
+        return load_files(entry, self.label_space, root=self.root, jpeg_quality=jpeg_quality)
+
+    def _entries_of(self, split: str) -> list[FileEntry]:
+        images = self._images_of(split)
+        if self.label_space.supervision == "none":
+            return [FileEntry(key=key, image=image, label=None) for key, image in images.items()]
+        if self.label_space.supervision == "boxes":
+            boxes = self._boxes_of(split, {image.name for image in images.values()})
+            return [FileEntry(key=key, image=image, label=None, boxes=tuple(boxes[image.name])) for key, image in images.items()]
+        return [FileEntry(key=key, image=image, label=self._label_of(image, split)) for key, image in images.items()]
+
+    def _images_of(self, split: str) -> dict[str, Path]:
+        folder = self.root / "images" / split
+        images: dict[str, Path] = {}
+        for path in sorted(folder.iterdir()):
+            if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
+                continue
+            key = path.stem.replace(".", "_")  # webdataset ends the key at the first dot
+            if key in images:
+                raise InputError(f"{path}: same key {key} as {images[key].name}, expected names that differ before the suffix; rename one")
+            images[key] = path
+        if not images:
+            raise InputError(
+                f"{folder}: no image found, expected files ending in {', '.join(IMAGE_SUFFIXES)}; add images or remove the folder"
+            )
+        return images
+
+    def _label_of(self, image: Path, split: str) -> Path:
+        label = self.root / "labels" / split / f"{image.stem}.png"
+        if not label.is_file():
+            raise InputError(f"{image}: no label found, expected {label}; add the label or remove the image")
+        return label
+
+    def _boxes_of(self, split: str, image_names: set[str]) -> dict[str, list[tuple[int, int, int, int, int]]]:
+        path = self.root / f"boxes_{split}.csv"
+        if not path.is_file():
+            raise InputError(f"{path}: not found, expected the boxes of split {split} (image,x1,y1,x2,y2,class_id); add the file")
+        boxes: dict[str, list[tuple[int, int, int, int, int]]] = defaultdict(list)
+        with path.open(newline="") as file:
+            for line, row in enumerate(csv.DictReader(file), start=2):
+                try:
+                    name = Path(row["image"]).name
+                    box = (int(row["x1"]), int(row["y1"]), int(row["x2"]), int(row["y2"]), int(row["class_id"]))
+                except (KeyError, TypeError, ValueError) as error:
+                    raise InputError(
+                        f"{path}:{line}: {type(error).__name__} {error}, expected integers in image,x1,y1,x2,y2,class_id; mend the row"
+                    ) from None
+                if name not in image_names:
+                    raise InputError(f"{path}:{line}: image {row['image']} not found in images/{split}; add it or remove the row")
+                boxes[name].append(box)
+        return boxes

@@ -1,0 +1,193 @@
+"""`taxomix prepare`: from a dataset as it is downloaded to shards.
+
+Shards are written into a hidden folder beside their place and moved there once all of a split are done; a killed run goes
+on with the shards that are missing, and bad input leaves nothing behind. The bytes do not depend on the number of processes.
+"""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow.parquet as pq
+
+from data.errors import InputError
+from data.files import atomic_write, write_text
+from data.folder import FolderSource
+from data.progress import track
+from data.shards import Manifest, shard_name, write_index, write_shard
+from data.sources import Source
+from data.streets.source import StreetsConfig, StreetsSource
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderConfig:
+    """A folder of one's own; data/folder.py describes its layout."""
+
+    name: Literal["folder"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    """The keys of `taxomix prepare`."""
+
+    dataset: FolderConfig | StreetsConfig
+    out: Path
+    source: Path | None = None
+    samples_per_shard: int = 128
+    jpeg_quality: int = 95
+    workers: int | None = None
+    """Processes; null: one per core."""
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.samples_per_shard < 1:
+            raise InputError(f"samples_per_shard: {self.samples_per_shard} found, expected at least 1; raise it")
+        if not 1 <= self.jpeg_quality <= 100:
+            raise InputError(f"jpeg_quality: {self.jpeg_quality} found, expected 1..100; mend it")
+        if "://" in str(self.out):
+            raise InputError(f"out: {self.out} found, expected a folder of this machine; prepare there and copy it to the store")
+        if self.workers is not None and self.workers < 1:
+            raise InputError(f"workers: {self.workers} found, expected at least 1; raise it")
+
+
+def open_sources(config: PrepareConfig) -> dict[str, Source]:
+    """Dataset name -> its adapter."""
+    if isinstance(config.dataset, StreetsConfig):
+        return {name: StreetsSource(name, config.dataset) for name in config.dataset.names}
+    if config.source is None:
+        raise InputError("source: missing, expected the folder of the dataset; give source=DIR")
+    source = FolderSource(config.source.absolute())
+    return {source.label_space.name: source}
+
+
+def prepare(config: PrepareConfig) -> list[tuple[Path, Manifest, bool]]:
+    """Write every split of the dataset(s); gives the folder and the manifest of each, and whether it was there already."""
+    jobs = []
+    for name, source in open_sources(config).items():
+        folder = config.out.absolute()
+        folder = folder if folder.name == name else folder / name
+        # All of a dataset's splits are listed, and so checked, before the first shard is written.
+        jobs += [SplitJob(folder, name, split, source, entries, config) for split, entries in source.entries().items()]
+    there = [job.manifest_if_done() for job in jobs]
+    return [(job.folder, manifest or job.run(), manifest is not None) for job, manifest in zip(jobs, there, strict=True)]
+
+
+class SplitJob:
+    """The writing of one split of one dataset."""
+
+    def __init__(self, folder: Path, dataset: str, split: str, source: Source, entries: Sequence[Any], config: PrepareConfig) -> None:
+        self.folder, self.dataset, self.split, self.source, self.config = folder, dataset, split, source, config
+        size = config.samples_per_shard
+        self.shards = [entries[start : start + size] for start in range(0, len(entries), size)]
+        self.num_samples = len(entries)
+        self.staging = folder / f".{split}.partial"
+        self.fingerprint = self._fingerprint(entries)
+
+    def _fingerprint(self, entries: Sequence[Any]) -> str:
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(json.dumps([self.source.label_space.to_dict(), self.config.samples_per_shard, self.config.jpeg_quality]).encode())
+        for entry in entries:
+            digest.update(self.source.fingerprint(entry).encode() + b"\n")
+        return digest.hexdigest()
+
+    def manifest_if_done(self) -> Manifest | None:
+        """The manifest of an earlier run over the same source; None where the split is to be written."""
+        if not (self.folder / f"{self.split}.json").is_file() or self.config.overwrite:
+            return None
+        manifest = Manifest.read(self.folder, self.split)
+        if manifest.source_fingerprint != self.fingerprint:
+            raise InputError(
+                f"{self.folder / (self.split + '.json')}: prepared from another source or with other options than these; "
+                "give overwrite=true to replace it, or another out="
+            )
+        return manifest
+
+    def run(self) -> Manifest:
+        try:
+            self._write_shards()
+        except InputError:
+            shutil.rmtree(self.staging)
+            with suppress(OSError):
+                self.folder.rmdir()  # only if nothing else is in it
+            raise
+        return self._publish()
+
+    def _write_shards(self) -> None:
+        plan = self.staging / "plan"
+        if self.staging.is_dir() and (not plan.is_file() or plan.read_text() != self.fingerprint):
+            shutil.rmtree(self.staging)
+        write_text(plan, self.fingerprint)
+        missing = [number for number in range(len(self.shards)) if not self._index_path(number).is_file()]
+        written = self._run_tasks(missing)
+        for _ in track(written, total=len(missing), what=f"prepare {self.dataset} {self.split}, shards of {self.config.samples_per_shard}"):
+            pass
+
+    def _run_tasks(self, numbers: Sequence[int]) -> Iterator[None]:
+        tasks = [
+            (
+                self.source,
+                self.shards[n],
+                n,
+                self.staging / shard_name(self.split, n),
+                self._index_path(n),
+                self.config.jpeg_quality,
+            )
+            for n in numbers
+        ]
+        workers = min(self.config.workers or os.cpu_count() or 1, len(tasks))
+        if workers <= 1:
+            for task in tasks:
+                _write_one(*task)
+                yield
+            return
+        # spawn: a forked process would inherit the locks of whatever threads run here.
+        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+            futures = [pool.submit(_write_one, *task) for task in tasks]
+            try:
+                for future in as_completed(futures):
+                    future.result()
+                    yield
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def _index_path(self, number: int) -> Path:
+        return self.staging / f"{self.split}-{number:05d}.parquet"
+
+    def _publish(self) -> Manifest:
+        """Move the shards to their place, then write index and manifest: the split is there once its manifest is."""
+        names = [shard_name(self.split, number) for number in range(len(self.shards))]
+        (self.folder / f"{self.split}.json").unlink(missing_ok=True)
+        for old in self.folder.glob(f"{self.split}-*.tar"):
+            old.unlink()
+        write_index(self.folder / f"{self.split}.parquet", [pq.read_table(self._index_path(n)) for n in range(len(names))])
+        sizes = tuple((self.staging / name).stat().st_size for name in names)
+        for name in names:
+            os.replace(self.staging / name, self.folder / name)
+        manifest = Manifest(
+            dataset=self.dataset,
+            split=self.split,
+            label_space=self.source.label_space,
+            num_samples=self.num_samples,
+            shards=tuple(names),
+            shard_bytes=sizes,
+            source_fingerprint=self.fingerprint,
+        )
+        manifest.write(self.folder)
+        shutil.rmtree(self.staging)
+        return manifest
+
+
+def _write_one(source: Source, entries: Sequence[Any], number: int, shard: Path, index: Path, jpeg_quality: int) -> None:
+    samples = (source.load(entry, jpeg_quality=jpeg_quality) for entry in entries)
+    table = write_shard(shard, samples, shard=number, palette=source.label_space.palette)
+    with atomic_write(index) as file:  # last: it says that the shard is whole
+        pq.write_table(table, file)

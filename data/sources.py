@@ -1,0 +1,96 @@
+"""Dataset adapters: from a dataset as it is downloaded to samples for shards.
+
+An adapter lists the entries of each split cheaply and in a fixed order, and loads one entry at a time, in any process.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from data.errors import InputError
+from data.images import jpeg_for_shard, read_label_image
+from data.labels import LabelSpace
+from data.shards import Sample
+
+NO_BOXES = np.zeros((0, 5), np.int32)
+
+
+class Source(Protocol):
+    """One dataset. Instances travel to the processes of `prepare`, so they hold no open files."""
+
+    @property
+    def label_space(self) -> LabelSpace: ...
+
+    def entries(self) -> dict[str, Sequence[Any]]:
+        """Split name -> its entries, sorted. Checks all that can be checked without opening every file."""
+        ...
+
+    def fingerprint(self, entry: Any) -> str:
+        """A text that changes when the entry's files change, found without reading them."""
+        ...
+
+    def load(self, entry: Any, *, jpeg_quality: int) -> Sample:
+        """Read and check one entry."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileEntry:
+    """One image file with its label file (None without pixel labels) and its boxes."""
+
+    key: str
+    image: Path
+    label: Path | None
+    boxes: tuple[tuple[int, int, int, int, int], ...] = ()
+
+
+def file_fingerprint(entry: FileEntry) -> str:
+    stats = [path.stat() for path in (entry.image, entry.label) if path is not None]
+    return f"{entry.key} {[(stat.st_size, stat.st_mtime_ns) for stat in stats]} {entry.boxes}"
+
+
+def load_files(entry: FileEntry, space: LabelSpace, *, root: Path, jpeg_quality: int) -> Sample:
+    """Read one image and its annotation, and check them against each other and the label space."""
+    jpeg, height, width = jpeg_for_shard(entry.image, quality=jpeg_quality)
+    label = None
+    if entry.label is not None:
+        label = read_label_image(entry.label)
+        if label.shape != (height, width):
+            raise InputError(
+                f"{entry.label}: size {label.shape[1]}x{label.shape[0]} found, expected that of its image {entry.image.name}, "
+                f"{width}x{height}; write the label at the size of the image"
+            )
+        check_ids(label, space, entry.label)
+    boxes = np.array(entry.boxes, np.int32).reshape(-1, 5)
+    check_boxes(boxes, space, entry.image, height=height, width=width)
+    source = entry.image.relative_to(root).as_posix()
+    return Sample(key=entry.key, jpeg=jpeg, height=height, width=width, label=label, boxes=boxes, source=source)
+
+
+def check_ids(label: np.ndarray, space: LabelSpace, path: Path) -> None:
+    """Raise InputError where a label image holds an id that the label space does not know."""
+    counts = np.bincount(label.ravel(), minlength=256)
+    unknown = np.flatnonzero((counts > 0) & ~space.known_ids)
+    if len(unknown):
+        first = int(unknown[0])
+        more = f" and {len(unknown) - 1} other unknown ids" if len(unknown) > 1 else ""
+        known = [*space.ids, *space.ignore_ids]
+        raise InputError(
+            f"{path}: id {first} found in {counts[first]} pixels{more}, expected the ids of label space {space.name} "
+            f"({min(known)}..{max(known)}, {len(set(known))} in all); add it to the classes or to ignore_ids"
+        )
+
+
+def check_boxes(boxes: np.ndarray, space: LabelSpace, path: Path, *, height: int, width: int) -> None:
+    """Raise InputError for a box outside its image, of no area, or of an unknown class."""
+    for x1, y1, x2, y2, native_id in boxes.tolist():
+        if not (0 <= x1 <= x2 < width and 0 <= y1 <= y2 < height):
+            raise InputError(
+                f"{path}: box {x1},{y1},{x2},{y2} found, expected 0 <= x1 <= x2 < {width} and 0 <= y1 <= y2 < {height} "
+                "(pixels, inclusive); mend or remove the box"
+            )
+        if native_id not in space.ids:
+            raise InputError(f"{path}: box of class {native_id} found, expected an id of label space {space.name}; mend the box")

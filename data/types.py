@@ -1,0 +1,30 @@
+"""The batch: what the data layer hands to a trainer."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One rank's share of a global batch. Images and labels stay uint8 until the device.
+
+    images: (N, 3, H, W) uint8 RGB, channels-last in memory.
+    labels: (N, H, W) uint8 native ids of each sample's own dataset; its label space's `void_id` where nothing is known.
+    rows: dataset name -> (N_d,) int64, which samples are of that dataset; every dataset of the job is a key, N_d may be 0.
+    sample_ids: N texts stream/epoch/key.
+    step: the global step this batch is for.
+    """
+
+    images: Tensor
+    labels: Tensor
+    rows: dict[str, Tensor]
+    sample_ids: tuple[str, ...]
+    step: int
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch on `device`; without waiting for the copy where the memory is pinned."""
+        rows = {name: index.to(device, non_blocking=True) for name, index in self.rows.items()}
+        images, labels = self.images.to(device, non_blocking=True), self.labels.to(device, non_blocking=True)
+        return replace(self, images=images, labels=labels, rows=rows)

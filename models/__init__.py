@@ -1,0 +1,1 @@
+"""Networks, and output spaces: how logits relate to label spaces. Imports `data`, never a trainer."""

@@ -1,0 +1,139 @@
+"""The command `taxomix`: a thin table of subcommands. Each takes Hydra's key=value words.
+
+Exit codes: 0 done, 1 a run failed, 2 the input has to be mended (one line on stderr says how).
+"""
+
+import logging
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import conf
+from data.config import build
+from data.errors import InputError
+
+# Each subcommand imports what it needs when it runs: `--help` and `prepare` wait for no torch.
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """The keys of `taxomix evaluate`."""
+
+    run: Path
+    checkpoint: Literal["best", "last"]
+    split: str
+    root: Path | None
+    overlays: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig:
+    """The keys of `taxomix predict`."""
+
+    run: Path
+    images: Path
+    out: Path
+    checkpoint: Literal["best", "last"]
+    datasets: tuple[str, ...] | None
+
+
+def prepare(overrides: Sequence[str]) -> None:
+    """turn a dataset into shards"""
+    from data.prepare import PrepareConfig
+    from data.prepare import prepare as run_prepare
+
+    for folder, manifest, was_there in run_prepare(build(PrepareConfig, conf.compose("prepare", overrides))):
+        state = "already there" if was_there else f"{sum(manifest.shard_bytes) / 1e6:.1f} MB in {len(manifest.shards)} shards"
+        print(f"{folder} {manifest.split}: {manifest.num_samples} samples, {len(manifest.label_space.classes)} classes, {state}")
+
+
+def train(overrides: Sequence[str]) -> None:
+    """train a job, and go on where it stopped"""
+    from cluster.launch import launch
+    from trainers.config import JobConfig
+
+    folder = launch(build(JobConfig, conf.compose("train", overrides)))
+    if folder is None:
+        return
+    _print_evaluation(folder.evaluation)
+    print(f"checkpoints  {folder.checkpoints.folder}")
+    print(f"TensorBoard  tensorboard --logdir {folder.tensorboard}")
+    print(f"overlays     {folder.overlays}")
+
+
+def evaluate(overrides: Sequence[str]) -> None:
+    """evaluate a run on its datasets"""
+    from trainers.report import evaluate_run
+
+    config = build(EvaluateConfig, conf.compose("evaluate", overrides))
+    path = evaluate_run(config.run, checkpoint=config.checkpoint, split=config.split, root=config.root, num_overlays=config.overlays)
+    _print_evaluation(path)
+    print(f"written to {path}")
+
+
+def predict(overrides: Sequence[str]) -> None:
+    """label a folder of pictures"""
+    from trainers.predict import predict_run
+
+    config = build(PredictConfig, conf.compose("predict", overrides))
+    number = predict_run(config.run, config.images, config.out, checkpoint=config.checkpoint, datasets=config.datasets)
+    print(f"{number} pictures labelled in {config.out}")
+
+
+def _print_evaluation(path: Path) -> None:
+    import json
+
+    from rich.console import Console
+
+    from trainers.evaluation import print_evaluation
+
+    print_evaluation(json.loads(path.read_text()), Console())
+
+
+SUBCOMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "prepare": prepare,
+    "train": train,
+    "evaluate": evaluate,
+    "predict": predict,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one subcommand; returns the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    if not words or words[0] in ("--help", "-h"):
+        print(_usage())
+        return 0 if words else 2
+    name, overrides = words[0], words[1:]
+    if name not in SUBCOMMANDS:
+        print(f"taxomix: {name}: no such subcommand, expected one of {', '.join(SUBCOMMANDS)}", file=sys.stderr)
+        return 2
+    if {"--help", "-h"} & set(overrides):
+        print(f"taxomix {name} [key=value ...]: {SUBCOMMANDS[name].__doc__}\n\n{conf.describe(name)}")
+        return 0
+    try:
+        SUBCOMMANDS[name](overrides)
+    except InputError as error:
+        print(f"taxomix {name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"taxomix {name}: stopped; the same command goes on", file=sys.stderr)
+        return 1
+    except Exception as error:
+        traceback.print_exc()
+        print(f"taxomix {name}: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _usage() -> str:
+    lines = [f"  taxomix {name:10}{function.__doc__}" for name, function in SUBCOMMANDS.items()]
+    return "\n".join(["One segmentation model from many datasets.", "", *lines, "", "taxomix SUBCOMMAND --help lists its keys."])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,39 @@
+"""Small datasets, made on the spot: every test is free of network, GPU and data of the outside."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from tiny import TINY_JOB, FolderMaker, write_folder
+
+from taxomix import main
+
+settings.register_profile("taxomix", deadline=None)  # a slow machine is no failure
+settings.load_profile("taxomix")
+
+
+@pytest.fixture
+def make_folder(tmp_path: Path) -> FolderMaker:
+    """Writes a folder data set of `kind` (disks, tones or boxed) below a path and returns its folder."""
+
+    def make(kind: str, *, root: Path = tmp_path / "source", train: int = 6, val: int = 3, seed: int = 0) -> Path:
+        return write_folder(kind, root, train=train, val=val, seed=seed)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prepared: disks and tones (pixels, other ids and classes for the same kind of pictures) and boxed (boxes)."""
+    root = tmp_path_factory.mktemp("data")
+    for seed, kind in enumerate(("disks", "tones", "boxed")):
+        folder = write_folder(kind, root / "source", train=10, val=4, seed=seed)
+        arguments = ["prepare", "dataset=folder", f"source={folder}", f"out={root / 'shards'}", "samples_per_shard=4", "workers=1"]
+        assert main(arguments) == 0
+    return root / "shards"
+
+
+@pytest.fixture
+def tiny_job(shards: Path, tmp_path: Path) -> list[str]:
+    """The words of a job of some seconds over `shards`, its runs below tmp_path/runs."""
+    return ["train", *TINY_JOB, f"data.root={shards}", f"run.dir={tmp_path / 'runs'}"]

@@ -1,0 +1,128 @@
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+import conf
+from data.config import build, to_plain
+from data.errors import InputError
+from data.prepare import PrepareConfig
+from taxomix import EvaluateConfig, PredictConfig, main
+from trainers.config import JobConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Left:
+    name: Literal["left"]
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Right:
+    name: Literal["right"]
+    ratio: float = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whole:
+    side: Left | Right
+    mix: dict[str, int | Right] = field(default_factory=dict)
+    where: Path | None = None
+    pair: tuple[int, int] = (1, 2)
+    on: bool = False
+
+
+def test_builds_nested_dataclasses_and_back() -> None:
+    values: dict[str, Any] = {
+        "side": {"name": "right", "ratio": 1},
+        "mix": {"a": 3, "b": {"name": "right"}},
+        "where": "x/y",
+        "pair": [3, 4],
+    }
+    whole = build(Whole, values)
+    assert whole == Whole(side=Right(name="right", ratio=1.0), mix={"a": 3, "b": Right(name="right")}, where=Path("x/y"), pair=(3, 4))
+    assert build(Whole, to_plain(whole)) == whole
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"side": {"name": "left"}}, "side.size: missing; give side.size=..."),
+        ({"side": {"name": "left", "size": 1.5}}, "side.size: 1.5 found, expected a whole number"),
+        ({"side": {"name": "left", "size": True}}, "side.size: True found, expected a whole number"),
+        ({"side": {"name": "lfet", "size": 1}}, "side.name: 'lfet' found (did you mean left?), expected one of left, right"),
+        ({"side": {"name": "left", "size": 1}, "pear": [1, 2]}, "pear: unknown key (did you mean pair?)"),
+        ({"side": {"name": "left", "size": 1}, "pair": [1]}, "pair: [1] found, expected 2 values"),
+        ({"side": {"name": "left", "size": 1}, "pair": "12"}, "pair: '12' found, expected a list"),
+        ({"side": {"name": "left", "size": 1}, "on": "yes"}, "on: 'yes' found, expected true or false"),
+        ({"side": {"name": "left", "size": 1}, "mix": 3}, "mix: 3 found, expected keys and values"),
+        ({"side": {"name": "left", "size": 1}, "mix": {"a": "many"}}, "mix.a: 'many' found, expected a whole number"),
+        ({"side": 3}, "side: 3 found, which does not fit"),
+    ],
+)
+def test_errors_name_the_key(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        build(Whole, values)
+    assert message in str(caught.value)
+
+
+PRIMARY: dict[str, tuple[type, list[str]]] = {
+    "train": (JobConfig, []),
+    "prepare": (PrepareConfig, ["dataset=streets", "out=x"]),
+    "evaluate": (EvaluateConfig, ["run=x"]),
+    "predict": (PredictConfig, ["run=x", "images=y", "out=z"]),
+}
+NEEDED = {("data", "mine"): ["data.root=x", "data.mix={a: 2}"], ("dataset", "folder"): ["source=x"]}
+GROUPS = {"train": ["data", "model", "outputs", "trainer", "optim", "schedule", "cluster"], "prepare": ["dataset"]}
+CHOICES = [(name, group, choice) for name, groups in GROUPS.items() for group in groups for choice in conf.choices(group)]
+
+
+@pytest.mark.parametrize("name", PRIMARY)
+def test_every_primary_file_composes_and_converts(name: str) -> None:
+    cls, words = PRIMARY[name]
+    assert isinstance(build(cls, conf.compose(name, words)), cls)
+
+
+@pytest.mark.parametrize(("name", "group", "choice"), CHOICES)
+def test_every_choice_composes_and_converts(name: str, group: str, choice: str) -> None:
+    cls, words = PRIMARY[name]
+    build(cls, conf.compose(name, [*words, f"{group}={choice}", *NEEDED.get((group, choice), [])]))
+
+
+def test_every_config_file_is_covered() -> None:
+    files = {path.relative_to(conf.FOLDER).as_posix() for path in conf.FOLDER.rglob("*.yaml")}
+    assert files == {f"{name}.yaml" for name in PRIMARY} | {f"{group}/{choice}.yaml" for _, group, choice in CHOICES}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "loop.stepps=3"], "taxomix train: loop.stepps: unknown key (did you mean loop.steps?)"),
+        (["train", "loop.steps=many"], "taxomix train: loop.steps: 'many' found, expected a whole number"),
+        (["train", "loop.steps=0"], "taxomix train: loop.steps: 0 found, expected at least 1"),
+        (["train", "cluster=cloud"], "taxomix train: cluster=cloud: no such choice, expected one of local, none, ray"),
+        (["train", "data=mine"], "taxomix train: data.root: missing; give data.root=..."),
+        (["train", "nonsense"], "taxomix train: nonsense: not a key=value word"),
+        (["train", "run.name=../x"], "taxomix train: run.name: '../x' found"),
+        (["train", "data.root=/nowhere"], "taxomix train: data.root=/nowhere: no such folder"),
+        (["prepare", "out=x"], "taxomix prepare: dataset: missing; give dataset=folder or dataset=streets"),
+        (["prepare", "dataset=folder", "out=x"], "taxomix prepare: source: missing"),
+        (["evaluate"], "taxomix evaluate: run: missing"),
+        (["evaluate", "run=/nowhere"], "taxomix evaluate: run=/nowhere: no such folder"),
+        (["frobnicate"], "taxomix: frobnicate: no such subcommand"),
+    ],
+)
+def test_wrong_words_are_one_line_and_exit_2(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(message)
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", PRIMARY)
+def test_help_lists_the_keys(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([name, "--help"]) == 0
+    text = capsys.readouterr().out
+    for key in conf.compose(name, PRIMARY[name][1]):
+        assert f"{key}:" in text or f"{key}=" in text

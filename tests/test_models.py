@@ -1,0 +1,119 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from data.labels import IGNORE_INDEX, Label, LabelSpace, View
+from models.network import SegmentationModel, build_model
+from models.outputs import MultiHead, MultiHeadConfig
+from models.swiftnet import SwiftNetConfig
+
+
+def view(num_classes: int) -> View:
+    return LabelSpace(name="some", labels=tuple(Label(id=i, name=str(i), color=(i, i, i)) for i in range(num_classes))).view()
+
+
+def swiftnet(**num_classes: int) -> SegmentationModel:
+    torch.manual_seed(0)
+    views = {name: view(number) for name, number in num_classes.items()}
+    return build_model(SwiftNetConfig(name="swiftnet_rn18"), MultiHeadConfig(name="multihead"), views)
+
+
+@pytest.mark.parametrize(("num_classes", "expected"), [(19, 11_797_071), (20, 11_797_200), (21, 11_797_329), (40, 11_799_780)])
+def test_swiftnet_has_the_published_number_of_parameters(num_classes: int, expected: int) -> None:
+    model = swiftnet(a=num_classes)
+    assert sum(parameter.numel() for parameter in model.parameters()) == expected
+    assert sum(parameter.numel() for parameter in model.network.encoder.parameters()) == 11_176_512
+
+
+@pytest.mark.parametrize("size", [(64, 96), (65, 97), (33, 130), (32, 32)])
+def test_logits_have_the_size_of_the_image(size: tuple[int, int]) -> None:
+    model = swiftnet(a=3, b=5).eval()
+    images = torch.randint(0, 256, (3, 3, *size), dtype=torch.uint8)
+    before = images.clone()
+    logits = model(images, {"a": torch.tensor([0, 2]), "b": torch.tensor([1])})
+    assert logits["a"].shape == (2, 3, *size)
+    assert logits["b"].shape == (1, 5, *size)
+    assert torch.equal(images, before)
+    again = model(images, {"a": torch.tensor([0, 2]), "b": torch.tensor([1])})
+    assert torch.equal(logits["a"], again["a"])
+
+
+def test_the_skips_are_taken_before_the_relu() -> None:
+    encoder = swiftnet(a=2).eval().network.encoder
+    features = encoder(torch.randn(1, 3, 64, 64))
+    assert [tuple(f.shape[1:]) for f in features] == [(64, 16, 16), (128, 8, 8), (256, 4, 4), (512, 2, 2)]
+    assert all((f < 0).any() for f in features)
+
+
+def test_the_trunk_is_torchvisions() -> None:
+    """The last map, after its ReLU, is what torchvision's own forward pass gives from the same weights."""
+    from torchvision.models import resnet18
+
+    encoder = swiftnet(a=2).eval().network.encoder
+    reference = resnet18(weights=None).eval()
+    missing = reference.load_state_dict(encoder.state_dict(), strict=False).missing_keys
+    assert missing == ["fc.weight", "fc.bias"]
+    x = torch.randn(2, 3, 64, 96)
+    y = reference.maxpool(reference.relu(reference.bn1(reference.conv1(x))))
+    for layer in (reference.layer1, reference.layer2, reference.layer3, reference.layer4):
+        y = layer(y)
+    torch.testing.assert_close(F.relu(encoder(x)[-1]), y)
+
+
+def head(**num_classes: int) -> MultiHead:
+    torch.manual_seed(0)
+    return MultiHead({name: view(number) for name, number in num_classes.items()}, in_channels=4).double()
+
+
+def slow_loss(logits: Tensor, labels: Tensor) -> tuple[float, int]:
+    total, count = 0.0, 0
+    for n in range(len(labels)):
+        for y in range(labels.shape[1]):
+            for x in range(labels.shape[2]):
+                if labels[n, y, x] != IGNORE_INDEX:
+                    total += float(logits[n, :, y, x].logsumexp(0) - logits[n, labels[n, y, x], y, x])
+                    count += 1
+    return total, count
+
+
+def test_loss_is_the_sum_of_cross_entropies_with_its_count() -> None:
+    space = head(a=5)
+    logits = torch.randn(2, 5, 6, 7) * 3
+    labels = torch.randint(0, 5, (2, 6, 7))
+    labels[0, :3] = IGNORE_INDEX
+    total, count = space.loss(logits, labels, "a")
+    expected_total, expected_count = slow_loss(logits, labels)
+    assert int(count) == expected_count
+    assert float(total) == pytest.approx(expected_total, rel=1e-5)
+
+
+@pytest.mark.parametrize("labels", [torch.full((2, 4, 4), IGNORE_INDEX), torch.zeros((0, 4, 4), dtype=torch.int64)])
+def test_nothing_to_learn_is_zero_loss_and_zero_gradient(labels: Tensor) -> None:
+    logits = torch.randn(len(labels), 3, 4, 4, requires_grad=True)
+    total, count = head(a=3).loss(logits, labels, "a")
+    assert float(total.detach()) == 0
+    assert int(count) == 0
+    total.backward()
+    assert logits.grad is not None
+    assert not logits.grad.any()
+
+
+def test_a_dataset_without_a_sample_has_zero_gradients_not_none() -> None:
+    space = head(a=3, b=2)
+    features = torch.randn(2, 4, 5, 5, dtype=torch.float64)
+    logits = space(features, {"a": torch.tensor([0, 1]), "b": torch.tensor([], dtype=torch.int64)})
+    assert logits["b"].shape == (0, 2, 5, 5)
+    totals = [space.loss(logits[n], torch.zeros(len(logits[n]), 5, 5, dtype=torch.int64), n)[0] for n in ("a", "b")]
+    sum(totals, torch.zeros(())).backward()
+    assert space.heads[0].weight.grad.any()
+    assert space.heads[1].weight.grad is not None
+    assert not space.heads[1].weight.grad.any()
+
+
+def test_predictions_and_pseudo_labels() -> None:
+    space = head(a=3)
+    logits = torch.randn(2, 3, 4, 5)
+    classes, confidence = space.pseudo_labels(logits, "a")
+    assert torch.equal(classes, space.predict(logits, "a"))
+    torch.testing.assert_close(confidence, torch.softmax(logits, 1).gather(1, classes[:, None])[:, 0])

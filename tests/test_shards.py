@@ -1,0 +1,289 @@
+"""Preparing and reading shards, good input and bad."""
+
+import gc
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset
+import yaml
+from PIL import Image
+from tiny import FolderMaker, write_image
+
+from data.errors import InputError
+from data.images import decode_jpeg, decode_label
+from data.shards import ShardSplit
+from taxomix import main
+
+
+def prepare(folder: Path, out: Path, *words: str) -> int:
+    workers = [] if "workers=2" in words else ["workers=1"]
+    return main(["prepare", "dataset=folder", f"source={folder}", f"out={out}", *workers, *words])
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_reads_back_what_went_in(make_folder: FolderMaker, tmp_path: Path) -> None:
+    folder = make_folder("disks")
+    assert prepare(folder, tmp_path / "out", "samples_per_shard=4") == 0
+    split = ShardSplit(tmp_path / "out" / "disks", "train")
+    assert len(split) == 6
+    assert split.manifest.shards == ("train-00000.tar", "train-00001.tar")
+    for number, key in enumerate(split.keys):
+        sample = split.read(number)
+        assert sample.jpeg == (folder / "images" / "train" / f"{key}.jpg").read_bytes()
+        label = np.array(Image.open(folder / "labels" / "train" / f"{key}.png"))
+        assert sample.label is not None
+        np.testing.assert_array_equal(decode_label(sample.label), label)
+        counts = dict(zip(split.index["label_ids"][number].as_py(), split.index["label_pixels"][number].as_py(), strict=True))
+        assert counts == {int(i): int((label == i).sum()) for i in np.unique(label)}
+        assert split.size(number) == label.shape
+
+
+def test_boxes_read_back(make_folder: FolderMaker, tmp_path: Path) -> None:
+    folder = make_folder("boxed")
+    assert prepare(folder, tmp_path / "out") == 0
+    split = ShardSplit(tmp_path / "out" / "boxed", "val")
+    rows = [line.split(",") for line in (folder / "boxes_val.csv").read_text().splitlines()[1:]]
+    for number, key in enumerate(split.keys):
+        sample = split.read(number)
+        expected = [[int(value) for value in row[1:]] for row in rows if row[0] == f"val/{key}.jpg"]
+        assert sample.label is None
+        assert sample.boxes.tolist() == expected
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the library leaves its files to the collector
+def test_the_webdataset_library_reads_the_shards(shards: Path) -> None:
+    urls = sorted(str(path) for path in (shards / "disks").glob("train-*.tar"))
+    samples = list(webdataset.WebDataset(urls, shardshuffle=False))
+    gc.collect()
+    split = ShardSplit(shards / "disks", "train")
+    assert [sample["__key__"] for sample in samples] == split.keys
+    for number, sample in enumerate(samples):
+        assert sample["jpg"] == split.read(number).jpeg
+        assert decode_label(sample["png"]).shape == split.size(number)
+        assert json.loads(sample["json"])["source"] == f"images/train/{sample['__key__']}.jpg"
+
+
+def test_bytes_do_not_depend_on_the_number_of_processes(make_folder: FolderMaker, tmp_path: Path) -> None:
+    folder = make_folder("disks", train=9)
+    assert prepare(folder, tmp_path / "one", "samples_per_shard=2") == 0
+    assert prepare(folder, tmp_path / "two", "samples_per_shard=2", "workers=2") == 0
+    assert files_below(tmp_path / "one") == files_below(tmp_path / "two")
+
+
+def test_a_png_and_a_progressive_jpeg_become_baseline_jpeg(make_folder: FolderMaker, tmp_path: Path) -> None:
+    folder = make_folder("disks")
+    image = Image.open(folder / "images" / "train" / "train_00.jpg")
+    pixels = np.array(image)
+    (folder / "images" / "train" / "train_00.jpg").unlink()
+    image.save(folder / "images" / "train" / "train_00.png")
+    Image.fromarray(pixels).save(folder / "images" / "train" / "train_01.jpg", progressive=True, quality=95)
+    assert prepare(folder, tmp_path) == 0
+    split = ShardSplit(tmp_path / "disks", "train")
+    for number in (0, 1):
+        jpeg = split.read(number).jpeg
+        assert not Image.open(io.BytesIO(jpeg)).info.get("progressive")
+        assert np.abs(decode_jpeg(jpeg).astype(int) - pixels).mean() < 4
+
+
+def test_a_second_run_keeps_what_is_there_and_a_changed_source_is_told(
+    make_folder: FolderMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = make_folder("disks"), tmp_path / "out"
+    assert prepare(folder, out) == 0
+    before = files_below(out)
+    assert prepare(folder, out / "disks") == 0  # the folder itself may be named too
+    assert "already there" in capsys.readouterr().out
+    assert files_below(out) == before
+    label = folder / "labels" / "train" / "train_00.png"
+    write_image(label, np.zeros_like(np.array(Image.open(label))))
+    assert prepare(folder, out) == 2
+    assert "give overwrite=true" in capsys.readouterr().err
+    assert files_below(out) == before
+    assert prepare(folder, out, "overwrite=true", "samples_per_shard=4") == 0
+    assert (decode_label(ShardSplit(out / "disks", "train").read(0).label or b"") == 0).all()
+
+
+def test_a_killed_run_goes_on_with_the_shards_that_are_missing(make_folder: FolderMaker, tmp_path: Path) -> None:
+    folder = make_folder("disks", train=9)
+    assert prepare(folder, tmp_path / "whole", "samples_per_shard=2") == 0
+    code = f"""
+import os, data.prepare, taxomix
+write, done = data.prepare.write_shard, []
+def write_and_die(path, *args, **kwargs):
+    if len(done) == 3:
+        os._exit(9)
+    done.append(path)
+    return write(path, *args, **kwargs)
+data.prepare.write_shard = write_and_die
+taxomix.main(["prepare", "dataset=folder", "source={folder}", "out={tmp_path / "killed"}", "workers=1", "samples_per_shard=2"])
+"""
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 9
+    partial = tmp_path / "killed" / "disks" / ".train.partial"
+    kept = {path: path.stat().st_ino for path in partial.glob("*.tar")}
+    assert len(kept) == 3
+    with pytest.raises(InputError, match="no split found"):
+        ShardSplit(tmp_path / "killed" / "disks", "train")
+    assert prepare(folder, tmp_path / "killed", "samples_per_shard=2") == 0
+    assert files_below(tmp_path / "killed") == files_below(tmp_path / "whole")
+    for path, inode in kept.items():
+        assert (tmp_path / "killed" / "disks" / path.name).stat().st_ino == inode
+
+
+def break_missing_label(folder: Path) -> None:
+    (folder / "labels" / "train" / "train_03.png").unlink()
+
+
+def break_label_size(folder: Path) -> None:
+    write_image(folder / "labels" / "train" / "train_03.png", np.zeros((10, 20), np.uint8))
+
+
+def break_label_id(folder: Path) -> None:
+    path = folder / "labels" / "train" / "train_03.png"
+    label = np.array(Image.open(path))
+    label[5, :7] = 17
+    write_image(path, label)
+
+
+def break_label_mode(folder: Path) -> None:
+    write_image(folder / "labels" / "train" / "train_03.png", np.zeros((72, 96, 3), np.uint8))
+
+
+def break_image(folder: Path) -> None:
+    path = folder / "images" / "train" / "train_03.jpg"
+    path.write_bytes(path.read_bytes()[:700])
+
+
+def break_image_completely(folder: Path) -> None:
+    (folder / "images" / "train" / "train_03.jpg").write_bytes(b"not a picture")
+
+
+def break_meta(folder: Path) -> None:
+    (folder / "meta.yaml").write_text("a: [")
+
+
+def break_meta_missing(folder: Path) -> None:
+    (folder / "meta.yaml").unlink()
+
+
+def break_empty_split(folder: Path) -> None:
+    for path in (folder / "images" / "val").iterdir():
+        path.unlink()
+
+
+def break_same_key(folder: Path) -> None:
+    write_image(folder / "images" / "train" / "train_03.png", np.zeros((72, 96, 3), np.uint8))
+
+
+BAD_FOLDERS: list[tuple[Callable[[Path], None], str]] = [
+    (break_missing_label, "images/train/train_03.jpg: no label found, expected {folder}/labels/train/train_03.png; add the label"),
+    (break_label_size, "labels/train/train_03.png: size 20x10 found, expected that of its image train_03.jpg, 96x72"),
+    (break_label_id, "labels/train/train_03.png: id 17 found in 7 pixels, expected the ids of label space disks"),
+    (break_label_mode, "labels/train/train_03.png: mode RGB found, expected an 8-bit image of ids"),
+    (break_image, "images/train/train_03.jpg: the image does not decode"),
+    (break_image_completely, "images/train/train_03.jpg: the image does not decode"),
+    (break_meta, "meta.yaml: not YAML"),
+    (break_meta_missing, "meta.yaml: not found"),
+    (break_empty_split, "images/val: no image found"),
+    (break_same_key, "images/train/train_03.png: same key train_03 as train_03.jpg"),
+]
+
+
+@pytest.mark.parametrize(("damage", "message"), BAD_FOLDERS, ids=[damage.__name__ for damage, _ in BAD_FOLDERS])
+def test_bad_folders_are_one_line_and_leave_nothing(
+    damage: Callable[[Path], None], message: str, make_folder: FolderMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_folder("disks")
+    damage(folder)
+    assert prepare(folder, tmp_path / "out", "samples_per_shard=2") == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"taxomix prepare: {folder}/{message.format(folder=folder)}")
+    assert error.count("\n") == 1
+    assert not files_below(tmp_path / "out")
+
+
+def test_bad_input_in_another_process_is_told_alike(make_folder: FolderMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_folder("disks")
+    break_label_id(folder)
+    assert prepare(folder, tmp_path / "out", "samples_per_shard=2", "workers=2") == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"taxomix prepare: {folder}/labels/train/train_03.png: id 17 found in 7 pixels")
+    assert error.count("\n") == 1
+    assert not files_below(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("train/train_00.jpg,5,5,4,9,0", "box 5,5,4,9 found, expected 0 <= x1 <= x2 < 96"),
+        ("train/train_00.jpg,5,5,96,9,0", "box 5,5,96,9 found"),
+        ("train/train_00.jpg,5,5,9,9,3", "box of class 3 found"),
+        ("train/train_99.jpg,5,5,9,9,0", "boxes_train.csv:14: image train/train_99.jpg not found"),
+        ("train/train_00.jpg,5,5,9,x,0", "boxes_train.csv:14: ValueError"),
+        ("train/train_00.jpg,5,5", "boxes_train.csv:14: TypeError"),
+    ],
+)
+def test_bad_boxes(row: str, message: str, make_folder: FolderMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_folder("boxed")
+    with (folder / "boxes_train.csv").open("a") as file:
+        file.write(row + "\n")
+    assert prepare(folder, tmp_path / "out") == 2
+    assert message in capsys.readouterr().err
+    assert not files_below(tmp_path / "out")
+
+
+def test_a_full_disk_leaves_no_half_shard(make_folder: FolderMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_space(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", no_space)
+    assert prepare(make_folder("disks"), tmp_path / "out") == 1
+    assert not [name for name in files_below(tmp_path / "out") if not name.endswith("plan")]
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "no index", "no manifest", "bad manifest"])
+def test_damaged_shards_are_told(damage: str, make_folder: FolderMaker, tmp_path: Path) -> None:
+    assert prepare(make_folder("disks"), tmp_path) == 0
+    folder = tmp_path / "disks"
+    shard = folder / "train-00000.tar"
+    match damage:
+        case "cut":
+            shard.write_bytes(shard.read_bytes()[:-512])
+        case "gone":
+            shard.unlink()
+        case "no index":
+            (folder / "train.parquet").unlink()
+        case "no manifest":
+            (folder / "train.json").unlink()
+        case "bad manifest":
+            (folder / "train.json").write_text("{}")
+    with pytest.raises(InputError, match="prepare"):
+        ShardSplit(folder, "train")
+
+
+def test_unlabelled_folders_need_no_labels(make_folder: FolderMaker, tmp_path: Path) -> None:
+    folder = make_folder("boxed")
+    meta = yaml.safe_load((folder / "meta.yaml").read_text())
+    (folder / "meta.yaml").write_text(yaml.safe_dump({**meta, "supervision": "none"}))
+    for path in folder.glob("boxes_*.csv"):
+        path.unlink()
+    assert prepare(folder, tmp_path / "out") == 0
+    sample = ShardSplit(tmp_path / "out" / "boxed", "train").read(0)
+    assert sample.label is None
+    assert not len(sample.boxes)
+
+
+def test_sources_are_only_read(make_folder: FolderMaker, tmp_path: Path) -> None:
+    folder = make_folder("disks")
+    before = files_below(folder)
+    assert prepare(folder, tmp_path / "out") == 0
+    assert files_below(folder) == before

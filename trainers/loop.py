@@ -1,0 +1,132 @@
+"""The training loop: batches through the step, with evaluation, checkpoints and logging in between."""
+
+import hashlib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from models.batchnorm import synchronise_batchnorm
+from trainers.config import JobConfig
+from trainers.evaluation import all_scores, evaluate, mean_miou, write_evaluation
+from trainers.job import build_loader, build_trainer, checkpoint_header, open_data
+from trainers.optim import build_optimizer, learning_rate, set_learning_rate
+from trainers.overlay import write_panels
+from trainers.ranks import Ranks
+from trainers.run_folder import RunFolder
+from trainers.step import train_step
+from trainers.watch import Watch
+
+# All ranks start from one seed and normalise with the same statistics: buffers need no broadcast. torch renamed the option.
+_RENAMED = "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters
+_NO_BUFFER_BROADCAST: dict[str, Any] = {"forward_sync_buffers" if _RENAMED else "broadcast_buffers": False}
+
+Report = Callable[[dict[str, float]], None]
+
+
+def train(job: JobConfig, ranks: Ranks, report: Report = lambda scores: None) -> None:
+    """Train `job` to its end on this rank, from its last checkpoint where it has one.
+
+    `report` is called after each evaluation, on every rank alike, with its scores.
+    """
+    training = Training(job, ranks)
+    training.resume()
+    training.run(report)
+
+
+class Training:
+    """One rank's part of a job: the state that a checkpoint holds, and the loop over it."""
+
+    def __init__(self, job: JobConfig, ranks: Ranks) -> None:
+        self.job, self.ranks = job, ranks
+        self.folder = RunFolder(job.run.folder)
+        self.data = open_data(job.data, seed=job.seed)
+        self.loader = build_loader(job, self.data, ranks)
+        self.trainer = build_trainer(job, self.data.views, ranks.device)
+        self.losses: nn.Module = self.trainer
+        if ranks.world_size > 1:
+            synchronise_batchnorm(self.trainer, ranks.device)
+            self.losses = DistributedDataParallel(self.trainer, gradient_as_bucket_view=True, **_NO_BUFFER_BROADCAST)
+        self.optimizer = build_optimizer(self.trainer.model, job.optim)
+        self.step = 0
+        """Steps done."""
+        self.best_score = float("-inf")
+
+    def resume(self) -> None:
+        """Go on from the last whole checkpoint of the run, if there is one."""
+        state = self.folder.checkpoints.load_last()
+        self.ranks.agree(-1 if state is None else state["step"], "last checkpoint")
+        if state is None:
+            return
+        self.trainer.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.best_score = state["step"], state["best_score"]
+        if self.ranks.is_main:
+            print(f"{self.folder.path}: going on from step {self.step}", flush=True)
+            if state["score"] == self.best_score:  # the process may have died between writing it and naming it the best
+                self.folder.checkpoints.keep_as_best(self.step)
+
+    def run(self, report: Report) -> None:
+        loop, schedule = self.job.loop, self.job.schedule
+        watch = Watch(self.folder, self.ranks, loop, done=self.step, global_batch_size=self.data.mixture.global_batch_size)
+        batches = self.loader.batches(self.step, loop.steps)
+        while self.step < loop.steps:
+            with watch.waiting_for_data():
+                batch = next(batches).to(self.ranks.device)
+            lr = learning_rate(self.job.optim.lr, schedule, self.step, loop.steps)
+            set_learning_rate(self.optimizer, lr)
+            seed_step(self.job.seed, self.step, self.ranks.rank)
+            losses = train_step(self.losses, batch, self.optimizer, self.ranks)
+            self.trainer.after_step(self.step)
+            self.step += 1
+            watch.step_done(self.step, losses, lr)
+            with watch.pause():
+                self._evaluate_and_save(watch, report)
+        watch.close()
+
+    def _evaluate_and_save(self, watch: Watch, report: Report) -> None:
+        loop, last = self.job.loop, self.step == self.job.loop.steps
+        evaluates = last or self.step % loop.evaluate_every == 0
+        if not evaluates and self.step % loop.checkpoint_every:
+            return
+        watch.check_finite(self.step)
+        score = self._evaluate(watch, report) if evaluates else None
+        is_best = score is not None and score > self.best_score
+        self.best_score = score if score is not None and is_best else self.best_score
+        if self.ranks.is_main:
+            self.folder.checkpoints.save(self._state(score), self.step, keep=loop.keep_checkpoints, best=is_best)
+        self.ranks.barrier()
+
+    def _evaluate(self, watch: Watch, report: Report) -> float:
+        model = self.trainer.model
+        matrices = evaluate(model, self.data.val, self.ranks)
+        results = all_scores(model, matrices)
+        watch.log_scores(self.step, results)
+        if self.ranks.is_main:
+            images = {name: len(split) for name, split in self.data.val.items()}
+            write_evaluation(self.folder.evaluation, matrices, results, step=self.step, split=self.job.data.val_split, images=images)
+            for name, picture in write_panels(model, self.data.val, self.folder.overlays, self.job.loop.overlays):
+                watch.log_image(self.step, name, picture)
+        score = mean_miou(results)
+        report({"step": float(self.step), "mean_miou": score, **{f"miou/{name}": result.miou for name, result in results.items()}})
+        return score
+
+    def _state(self, score: float | None) -> dict[str, object]:
+        """All that a resumed run needs. The schedule, the data position and the random numbers are functions of the step."""
+        return {
+            **checkpoint_header(self.job, self.data),
+            "step": self.step,
+            "score": score,
+            "best_score": self.best_score,
+            "model": self.trainer.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Seed torch's generators for one step (dropout and the like), so that no generator state has to be saved."""
+    digest = hashlib.blake2b(f"{seed}/{step}/{rank}".encode(), digest_size=7).digest()
+    torch.manual_seed(int.from_bytes(digest, "big"))

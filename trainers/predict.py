@@ -1,0 +1,62 @@
+"""`taxomix predict`: label images and overlays for a folder of pictures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from data.errors import InputError
+from data.files import atomic_write
+from data.folder import IMAGE_SUFFIXES
+from data.images import encode_label
+from data.labels import View
+from data.progress import track
+from models.network import SegmentationModel
+from trainers.evaluation import predict_image
+from trainers.overlay import blend, write_picture
+from trainers.report import open_run
+
+
+def predict_run(run: Path, images: Path, out: Path, *, checkpoint: str, datasets: Sequence[str] | None) -> int:
+    """`predict_folder` with the model of a run, for all of its datasets or those that are named."""
+    model, _, _ = open_run(run, checkpoint)
+    known = list(model.outputs.views)
+    for name in datasets or ():
+        if name not in known:
+            raise InputError(f"datasets: {name} is not of this run, expected some of {', '.join(known)}; mend the name")
+    return predict_folder(model, images, out, datasets or known)
+
+
+def predict_folder(model: SegmentationModel, images: Path, out: Path, datasets: Sequence[str]) -> int:
+    """For every picture below `images` and each of `datasets`: out/DATASET/labels/NAME.png (native ids of that dataset) and
+    out/DATASET/overlays/NAME.png. Returns the number of pictures. Raises InputError where there is none or one does not decode.
+    """
+    if not images.is_dir():
+        raise InputError(f"images={images}: no such folder, expected one with pictures; check the path")
+    paths = sorted(path for path in images.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not paths:
+        raise InputError(f"images={images}: no picture found, expected files ending in {', '.join(IMAGE_SUFFIXES)}; check the path")
+    for path in track(paths, total=len(paths), what="predict"):
+        image = _read(path)
+        for dataset, classes in predict_image(model, image, datasets).items():
+            name = path.relative_to(images).with_suffix(".png")
+            _write(out / dataset, name, image, classes.cpu().numpy(), model.outputs.views[dataset])
+    return len(paths)
+
+
+def _read(path: Path) -> np.ndarray:
+    try:
+        with Image.open(path) as image:
+            return np.array(image.convert("RGB"))
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        raise InputError(f"{path}: the image does not decode ({error}); restore or remove it") from None
+
+
+def _write(folder: Path, name: Path, image: np.ndarray, classes: np.ndarray, view: View) -> None:
+    native = np.array(view.native_ids, np.uint8)
+    palette = np.zeros((256, 3), np.uint8)
+    palette[native] = view.colors
+    with atomic_write(folder / "labels" / name) as file:
+        file.write(encode_label(native[classes], palette))
+    write_picture(folder / "overlays" / name, Image.fromarray(blend(image, classes, view)))
