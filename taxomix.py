@@ -120,6 +120,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"taxomix {name}: {error}", file=sys.stderr)
         return 2
+    except (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError) as error:
+        print(f"taxomix {name}: {error.filename}: {error.strerror}; give a path that can be used as asked", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(f"taxomix {name}: stopped; the same command goes on", file=sys.stderr)
         return 1

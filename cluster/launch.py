@@ -1,5 +1,6 @@
 """Launching a training job where its config says, and waiting for its end."""
 
+import json
 import logging
 import math
 import os
@@ -10,6 +11,8 @@ from contextlib import contextmanager, nullcontext
 import torch
 import torch.distributed as dist
 
+from data.errors import InputError
+from data.files import write_text
 from trainers.config import ClusterConfig, JobConfig
 from trainers.job import check_job
 from trainers.loop import train
@@ -21,10 +24,9 @@ RAY_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_DEDUP_LOGS": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     # It watches for nodes that a cloud takes back, and warns of itself on the terminal; a machine of one's own has none.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    # Ray would hide the GPUs from a worker that asked for none; our workers ask for what they use.
+    # What Ray will do by default; until this is set it warns about the change.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
@@ -44,8 +46,7 @@ def launch(job: JobConfig) -> RunFolder | None:
         return folder if _launch_here(job, folder).is_main else None
     check_job(job, world_size=job.cluster.workers)
     with folder.lock():
-        folder.start(job)
-        _launch_on_ray(job)
+        _launch_on_ray(job, folder)
     return folder
 
 
@@ -71,7 +72,7 @@ def _set_threads(cluster: ClusterConfig) -> None:
         torch.set_num_threads(cluster.threads_per_worker)
 
 
-def _launch_on_ray(job: JobConfig) -> None:
+def _launch_on_ray(job: JobConfig, folder: RunFolder) -> None:
     _set_ray_environment(job.cluster)
     # Imported late: Ray reads its variables when it is imported, and other ways to run need no Ray.
     from ray import train as ray_train
@@ -80,6 +81,8 @@ def _launch_on_ray(job: JobConfig) -> None:
 
     with _ray(job.cluster):
         gpus = _gpus_per_worker(job.cluster)
+        folder.start(job)
+        folder.failure.unlink(missing_ok=True)
         trainer = TorchTrainer(
             _train_on_worker,
             train_loop_config={"job": job, "gpus": gpus},
@@ -100,7 +103,9 @@ def _launch_on_ray(job: JobConfig) -> None:
         try:
             trainer.fit()
         except (ray_train.TrainingFailedError, RayError) as error:
+            _raise_failure(folder)
             raise RunError(_first_cause(error)) from error
+        _raise_failure(folder)
 
 
 def _set_ray_environment(cluster: ClusterConfig) -> None:
@@ -114,9 +119,7 @@ def _set_ray_environment(cluster: ClusterConfig) -> None:
 
 
 def _worker_environment(cluster: ClusterConfig) -> dict[str, str]:
-    if cluster.threads_per_worker is None:
-        return {}
-    return {"OMP_NUM_THREADS": str(cluster.threads_per_worker)}
+    return {} if cluster.threads_per_worker is None else {"OMP_NUM_THREADS": str(cluster.threads_per_worker)}
 
 
 @contextmanager
@@ -125,7 +128,12 @@ def _ray(cluster: ClusterConfig) -> Iterator[None]:
     import ray
 
     if cluster.name == "ray":
-        ray.init(address=cluster.address or "auto")
+        try:
+            ray.init(address=cluster.address or "auto")
+        except ConnectionError as error:
+            where = f"cluster.address={cluster.address}" if cluster.address else "cluster=ray"
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{where}: no running Ray cluster found ({reason}); start one, or give its address or cluster=local") from None
     else:
         # address="local": a bare init would join whatever cluster it finds on this machine.
         ray.init(address="local", num_cpus=_local_cpus(cluster), dashboard_host="127.0.0.1", _node_ip_address="127.0.0.1")
@@ -141,11 +149,24 @@ def _local_cpus(cluster: ClusterConfig) -> int:
 
 
 def _gpus_per_worker(cluster: ClusterConfig) -> float:
+    """GPUs for each worker. Raises InputError where the machines do not have what the workers ask for: Ray would wait for ever."""
     import ray
 
-    if cluster.gpus_per_worker is not None:
-        return cluster.gpus_per_worker
-    return 1.0 if ray.cluster_resources().get("GPU", 0) >= cluster.workers else 0.0
+    there = ray.cluster_resources()
+    num_gpus, num_cpus = there.get("GPU", 0), there.get("CPU", 0)
+    if cluster.gpus_per_worker is None and 0 < num_gpus < cluster.workers:
+        raise InputError(
+            f"cluster.workers={cluster.workers}: {num_gpus:g} GPUs found, expected one for each worker; "
+            f"give cluster.workers={num_gpus:g}, or cluster.gpus_per_worker=0 to train on CPUs"
+        )
+    gpus = cluster.gpus_per_worker if cluster.gpus_per_worker is not None else float(num_gpus > 0)
+    for name, asked, found in (("gpus", gpus, num_gpus), ("cpus", cluster.cpus_per_worker, num_cpus)):
+        if asked * cluster.workers > found:
+            raise InputError(
+                f"cluster.{name}_per_worker: {asked:g} for each of {cluster.workers} workers found, but Ray has {found:g} in all; "
+                f"lower cluster.{name}_per_worker or cluster.workers"
+            )
+    return gpus
 
 
 def _train_on_worker(config: dict[str, object]) -> None:
@@ -155,12 +176,29 @@ def _train_on_worker(config: dict[str, object]) -> None:
 
     job = config["job"]
     assert isinstance(job, JobConfig)
+    failure = RunFolder(job.run.folder).failure
+    if failure.is_file():
+        return  # started again after an error that would only come again: see below
     logging.getLogger("ray.train").setLevel(logging.WARNING)  # it would print every report of every rank
     _set_threads(job.cluster)
     context = ray_train.get_context()
     device = get_device() if config["gpus"] else torch.device("cpu")
     ranks = Ranks(rank=context.get_world_rank(), world_size=context.get_world_size(), device=device)
-    train(job, ranks, report=ray_train.report)
+    try:
+        train(job, ranks, report=ray_train.report)
+    except (InputError, FloatingPointError) as error:
+        # The same steps would fail alike, however often Ray starts the workers again; the note tells those to end at once.
+        # Ending here without an error would leave the other ranks waiting in their next collective.
+        write_text(failure, json.dumps({"kind": type(error).__name__, "text": str(error)}))
+        raise
+
+
+def _raise_failure(folder: RunFolder) -> None:
+    """Raise what a worker noted, if one did."""
+    if folder.failure.is_file():
+        note = json.loads(folder.failure.read_text())
+        folder.failure.unlink()
+        raise (InputError if note["kind"] == "InputError" else RunError)(note["text"])
 
 
 def _first_cause(error: BaseException) -> str:

@@ -31,15 +31,30 @@ def compose(name: str, overrides: Sequence[str]) -> dict[str, Any]:
             raise InputError(f"{word}: not a key=value word; write for example seed=1, and see `taxomix {name} --help` for the keys")
     try:
         with initialize_config_dir(str(FOLDER), version_base="1.3"):
+            overrides = [_quoted(word) for word in overrides]
             mappings = [word for word in overrides if re.fullmatch(r"[\w.]+=\{.*\}", word, flags=re.DOTALL)]
             config = hydra_compose(name, [word for word in overrides if word not in mappings])
             for word in mappings:
                 _replace_mapping(config, word)
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise InputError(_one_line(error, name)) from None
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
+
+
+def _quoted(word: str) -> str:
+    """The word with its value in quotes where Hydra's grammar would take offence at it, as at many a path."""
+    try:
+        override = OverridesParser.create().parse_override(word)
+        if not override.is_sweep_override():
+            return word
+    except HydraException:
+        pass
+    key, equals, value = word.partition("=")
+    if value[:1] in ("{", "["):
+        return word
+    return key + equals + "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def _replace_mapping(config: DictConfig, word: str) -> None:

@@ -109,7 +109,7 @@ def _convert_tuple(entries: Sequence[Any], value: Any, key: str) -> tuple[Any, .
 
 def _convert_scalar(hint: Any, value: Any, key: str) -> Any:
     if hint is Path and isinstance(value, str):
-        return Path(value)
+        return Path(value).expanduser()
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint is str and isinstance(value, (int, float)) and not isinstance(value, bool):

@@ -7,6 +7,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+_UMASK = os.umask(0o077)  # the only way to read it is to set it
+os.umask(_UMASK)
+
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
@@ -18,7 +21,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide a shared folder's files from other users
+        os.chmod(temporary, 0o666 & ~_UMASK)  # mkstemp's 0600 would hide a shared folder's files from other users
         os.replace(temporary, path)
         sync_folder(path.parent)
     except BaseException:

@@ -22,6 +22,11 @@ from data.sources import FileEntry, file_fingerprint, load_files
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm")
 
 
+def is_image(path: Path) -> bool:
+    """Whether `path` is a file that is taken for a picture; hidden ones, such as those macOS leaves, are not."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
 class FolderSource:
     """The folder `root`, read as described at the top of this file."""
 
@@ -43,7 +48,10 @@ class FolderSource:
         return LabelSpace.from_dict(content if isinstance(content, dict) else {}, origin=str(path))
 
     def entries(self) -> dict[str, Sequence[FileEntry]]:
-        splits = sorted(path.name for path in (self.root / "images").iterdir() if path.is_dir())
+        for path in (self.root / "images").iterdir():
+            if is_image(path):
+                raise InputError(f"{path}: an image beside the splits found, expected it in a folder such as images/train; move it")
+        splits = sorted(path.name for path in (self.root / "images").iterdir() if path.is_dir() and not path.name.startswith("."))
         if not splits:
             raise InputError(
                 f"{self.root / 'images'}: no folder found, expected one folder per split such as images/train; move the images"
@@ -69,7 +77,9 @@ class FolderSource:
         folder = self.root / "images" / split
         images: dict[str, Path] = {}
         for path in sorted(folder.iterdir()):
-            if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
+            if path.is_dir() and any(is_image(below) for below in path.rglob("*")):
+                raise InputError(f"{path}: a folder of images found, expected the images directly in {folder}; move them up")
+            if not is_image(path):
                 continue
             key = path.stem.replace(".", "_")  # webdataset ends the key at the first dot
             if key in images:
@@ -92,7 +102,7 @@ class FolderSource:
         if not path.is_file():
             raise InputError(f"{path}: not found, expected the boxes of split {split} (image,x1,y1,x2,y2,class_id); add the file")
         boxes: dict[str, list[tuple[int, int, int, int, int]]] = defaultdict(list)
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:  # spreadsheets begin a file with a mark
             for line, row in enumerate(csv.DictReader(file), start=2):
                 try:
                     name = Path(row["image"]).name

@@ -1,11 +1,13 @@
 """Encoded images and label maps: what goes into shards and how it is read back."""
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import simplejpeg
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from data.errors import InputError
 
@@ -16,17 +18,35 @@ def jpeg_for_shard(path: Path, *, quality: int) -> tuple[bytes, int, int]:
     A baseline RGB or grey JPEG keeps its bytes; everything else (PNG, progressive, CMYK) is encoded anew at
     `quality` without chroma subsampling. Every image is decoded once, so that a damaged file is found here.
     """
-    content = path.read_bytes()
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            keeps = image.format == "JPEG" and not image.info.get("progressive") and image.mode in ("RGB", "L")
-            if keeps:
-                height, width = decode_jpeg(content).shape[:2]
-                return content, height, width
-            pixels = np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise InputError(f"{path}: the image does not decode ({error}); restore the file or remove it with its label") from None
+    with _reading(path), path.open("rb") as file, Image.open(file) as image:
+        if image.format == "JPEG" and not image.info.get("progressive") and image.mode in ("RGB", "L"):
+            content = path.read_bytes()
+            height, width = decode_jpeg(content).shape[:2]
+            return content, height, width
+        pixels = _to_rgb(image, path)
     return encode_jpeg(pixels, quality=quality), pixels.shape[0], pixels.shape[1]
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Any 8-bit picture to (H, W, 3) uint8 RGB; transparency is dropped. Raises InputError where it does not decode."""
+    with _reading(path), Image.open(path) as image:
+        return _to_rgb(image, path)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path}: the image does not decode ({error}); restore the file, or remove it with its label") from None
+
+
+def _to_rgb(image: Image.Image, path: Path) -> np.ndarray:
+    if image.mode.startswith(("I", "F")):  # Pillow would clip them to white
+        raise InputError(f"{path}: an image of mode {image.mode} found, expected 8 bits per channel; convert it")
+    return np.array(image.convert("RGB"))
 
 
 def encode_jpeg(pixels: np.ndarray, *, quality: int) -> bytes:
@@ -41,15 +61,10 @@ def decode_jpeg(content: bytes) -> np.ndarray:
 
 def read_label_image(path: Path) -> np.ndarray:
     """An 8-bit label image (grey or palette) to (H, W) uint8 ids; of a palette image the indices, not its colours."""
-    try:
-        with Image.open(path) as image:
-            if image.mode not in ("L", "P"):
-                raise InputError(f"{path}: mode {image.mode} found, expected an 8-bit image of ids (mode L or P); write ids, not colours")
-            return np.array(image, np.uint8)
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: the label image does not decode ({error}); restore the file") from None
+    with _reading(path), Image.open(path) as image:
+        if image.mode not in ("L", "P"):
+            raise InputError(f"{path}: mode {image.mode} found, expected an 8-bit image of ids (mode L or P); write ids, not colours")
+        return np.array(image, np.uint8)
 
 
 def encode_label(label: np.ndarray, palette: np.ndarray) -> bytes:

@@ -5,6 +5,7 @@ device, so that one set of shards serves every experiment.
 """
 
 import colorsys
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -68,6 +69,8 @@ class LabelSpace:
     supervision: Supervision = "pixels"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not re.fullmatch(r"[\w-][\w.-]*", self.name):
+            raise InputError(f"name: {self.name!r} found, expected letters, digits, '.', '_' and '-': it names a folder; mend it")
         for what, values in (("id", [str(label.id) for label in self.labels]), ("name", [label.name for label in self.labels])):
             twice = sorted({value for value in values if values.count(value) > 1})
             if twice:
@@ -142,13 +145,13 @@ class LabelSpace:
         """
         try:
             labels = tuple(
-                Label(id=int(c["id"]), name=str(c["name"]), color=_color(c.get("color"), position))
+                Label(id=_whole(c["id"]), name=str(c["name"]), color=_color(c.get("color"), position))
                 for position, c in enumerate(entry["classes"])
             )
             return cls(
-                name=str(entry["name"]),
+                name=entry["name"],
                 labels=labels,
-                ignore_ids=tuple(int(i) for i in entry.get("ignore_ids") or ()),
+                ignore_ids=tuple(_whole(i) for i in entry.get("ignore_ids") or ()),
                 supervision=entry.get("supervision") or ("boxes" if entry.get("task") == "boxes" else "pixels"),
             )
         except InputError as error:
@@ -157,6 +160,12 @@ class LabelSpace:
             raise InputError(
                 f"{origin}: {type(error).__name__} {error}; expected `name`, `classes` (a list of {{id, name, color?}}) and `ignore_ids`"
             ) from error
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int:
+        raise ValueError(f"id {value!r} is not a whole number")
+    return value
 
 
 def _color(value: Any, position: int) -> tuple[int, int, int]:

@@ -81,26 +81,35 @@ class BatchLoader:
     def _load(self, draw: Draw, image_out: np.ndarray, label_out: np.ndarray) -> str:
         split = self.splits[draw.stream]
         sample = split.read(draw.sample)
-        try:
-            image = decode_jpeg(sample.jpeg)
-            crop = draw_crop(self.crop, image.shape[0], image.shape[1], self.mixture.generator(draw))
-            crop_image(image, crop, image_out)
-            void = split.label_space.void_id
-            if sample.label is not None:
-                crop_label(decode_label(sample.label), crop, label_out, pad=void)
-            else:
-                rasterise_boxes(crop_boxes(sample.boxes, crop, self.crop.size), label_out, background=void)
-        except (ValueError, OSError, SyntaxError) as error:
-            raise InputError(f"{split.folder}: sample {sample.key} does not decode ({error}); prepare the split again") from error
+        image, label = decode(split, sample)
+        crop = draw_crop(self.crop, image.shape[0], image.shape[1], self.mixture.generator(draw))
+        crop_image(image, crop, image_out)
+        void = split.label_space.void_id
+        if label is not None:
+            crop_label(label, crop, label_out, pad=void)
+        else:
+            rasterise_boxes(crop_boxes(sample.boxes, crop, self.crop.size), label_out, background=void)
         return sample.key
 
 
-def full_label(sample: EncodedSample, height: int, width: int, void: int) -> np.ndarray:
-    """The label of a whole sample at its own size, (height, width) uint8 native ids, boxes rasterised."""
-    if sample.label is not None:
-        return decode_label(sample.label)
-    label = np.empty((height, width), np.uint8)
-    boxes = sample.boxes.astype(np.float32)
-    boxes[:, 2:4] += 1
-    rasterise_boxes(boxes, label, background=void)
-    return label
+def decode(split: ShardSplit, sample: EncodedSample) -> tuple[np.ndarray, np.ndarray | None]:
+    """The image (H, W, 3) uint8 and the label image (H, W) uint8 of a sample, None where it has none.
+
+    Raises InputError that names the sample where its bytes do not decode.
+    """
+    try:
+        return decode_jpeg(sample.jpeg), decode_label(sample.label) if sample.label is not None else None
+    except (ValueError, OSError, SyntaxError) as error:
+        raise InputError(f"{split.folder}: sample {sample.key} does not decode ({error}); prepare the split again") from error
+
+
+def read_whole(split: ShardSplit, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """One sample at its own size: image (H, W, 3) uint8, label (H, W) uint8 native ids, boxes rasterised."""
+    sample = split.read(number)
+    image, label = decode(split, sample)
+    if label is None:
+        label = np.empty(image.shape[:2], np.uint8)
+        boxes = sample.boxes.astype(np.float32)
+        boxes[:, 2:4] += 1  # inclusive corners to half-open intervals
+        rasterise_boxes(boxes, label, background=split.label_space.void_id)
+    return image, label

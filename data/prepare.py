@@ -1,13 +1,14 @@
 """`taxomix prepare`: from a dataset as it is downloaded to shards.
 
-Shards are written into a hidden folder beside their place and moved there once all of a split are done; a killed run goes
-on with the shards that are missing, and bad input leaves nothing behind. The bytes do not depend on the number of processes.
+Shards are written into a hidden folder beside their place and moved there once those of all splits are done; a killed run
+goes on with the shards that are missing, and bad input leaves nothing behind. The bytes do not depend on the number of processes.
 """
 
 import hashlib
 import json
 import multiprocessing
 import os
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -19,7 +20,7 @@ from typing import Any, Literal
 import pyarrow.parquet as pq
 
 from data.errors import InputError
-from data.files import atomic_write, write_text
+from data.files import atomic_write, sync_folder, write_text
 from data.folder import FolderSource
 from data.progress import track
 from data.shards import Manifest, shard_name, write_index, write_shard
@@ -77,7 +78,15 @@ def prepare(config: PrepareConfig) -> list[tuple[Path, Manifest, bool]]:
         # All of a dataset's splits are listed, and so checked, before the first shard is written.
         jobs += [SplitJob(folder, name, split, source, entries, config) for split, entries in source.entries().items()]
     there = [job.manifest_if_done() for job in jobs]
-    return [(job.folder, manifest or job.run(), manifest is not None) for job, manifest in zip(jobs, there, strict=True)]
+    missing = [job for job, manifest in zip(jobs, there, strict=True) if manifest is None]
+    try:
+        for job in missing:
+            job.write_shards()
+    except InputError:
+        for job in missing:
+            job.discard()
+        raise
+    return [(job.folder, manifest or job.publish(), manifest is not None) for job, manifest in zip(jobs, there, strict=True)]
 
 
 class SplitJob:
@@ -108,23 +117,22 @@ class SplitJob:
                 f"{self.folder / (self.split + '.json')}: prepared from another source or with other options than these; "
                 "give overwrite=true to replace it, or another out="
             )
+        shutil.rmtree(self.staging, ignore_errors=True)  # killed after the manifest, before this
         return manifest
 
-    def run(self) -> Manifest:
-        try:
-            self._write_shards()
-        except InputError:
-            shutil.rmtree(self.staging)
-            with suppress(OSError):
-                self.folder.rmdir()  # only if nothing else is in it
-            raise
-        return self._publish()
+    def discard(self) -> None:
+        """Remove what has been written and not published."""
+        shutil.rmtree(self.staging, ignore_errors=True)
+        with suppress(OSError):
+            self.folder.rmdir()  # only if nothing else is in it
 
-    def _write_shards(self) -> None:
+    def write_shards(self) -> None:
+        """Write the shards that are missing into the staging folder."""
         plan = self.staging / "plan"
         if self.staging.is_dir() and (not plan.is_file() or plan.read_text() != self.fingerprint):
-            shutil.rmtree(self.staging)
+            shutil.rmtree(self.staging)  # of another source
         write_text(plan, self.fingerprint)
+        # The index of a shard is written after the shard, so where it is, the shard is whole, or was and has been published.
         missing = [number for number in range(len(self.shards)) if not self._index_path(number).is_file()]
         written = self._run_tasks(missing)
         for _ in track(written, total=len(missing), what=f"prepare {self.dataset} {self.split}, shards of {self.config.samples_per_shard}"):
@@ -162,26 +170,31 @@ class SplitJob:
     def _index_path(self, number: int) -> Path:
         return self.staging / f"{self.split}-{number:05d}.parquet"
 
-    def _publish(self) -> Manifest:
-        """Move the shards to their place, then write index and manifest: the split is there once its manifest is."""
+    def publish(self) -> Manifest:
+        """Move the shards to their place, then write index and manifest: the split is there once its manifest is.
+
+        Killed in between, it is done again from where it was: a shard that is no longer in the staging folder has been moved.
+        """
         names = [shard_name(self.split, number) for number in range(len(self.shards))]
         (self.folder / f"{self.split}.json").unlink(missing_ok=True)
-        for old in self.folder.glob(f"{self.split}-*.tar"):
-            old.unlink()
-        write_index(self.folder / f"{self.split}.parquet", [pq.read_table(self._index_path(n)) for n in range(len(names))])
-        sizes = tuple((self.staging / name).stat().st_size for name in names)
         for name in names:
-            os.replace(self.staging / name, self.folder / name)
+            if (self.staging / name).is_file():
+                os.replace(self.staging / name, self.folder / name)
+        sync_folder(self.folder)
+        write_index(self.folder / f"{self.split}.parquet", [pq.read_table(self._index_path(n)) for n in range(len(names))])
         manifest = Manifest(
             dataset=self.dataset,
             split=self.split,
             label_space=self.source.label_space,
             num_samples=self.num_samples,
             shards=tuple(names),
-            shard_bytes=sizes,
+            shard_bytes=tuple((self.folder / name).stat().st_size for name in names),
             source_fingerprint=self.fingerprint,
         )
         manifest.write(self.folder)
+        for path in self.folder.iterdir():  # what an earlier version of the split had more of
+            if re.fullmatch(re.escape(self.split) + r"-\d{5}\.tar", path.name) and path.name not in names:
+                path.unlink()
         shutil.rmtree(self.staging)
         return manifest
 

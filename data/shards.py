@@ -203,7 +203,11 @@ class ShardSplit:
         index_path = folder / f"{split}.parquet"
         if not index_path.is_file():
             raise InputError(f"{index_path}: no such file, expected the index of the split; run `taxomix prepare ... overwrite=true`")
-        self.index = pq.read_table(index_path, schema=INDEX_SCHEMA)
+        try:
+            self.index = pq.read_table(index_path, schema=INDEX_SCHEMA)
+        except (pa.ArrowException, OSError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"{index_path}: not a readable index ({reason}); run `taxomix prepare ... overwrite=true`") from None
         if len(self.index) != self.manifest.num_samples:
             raise InputError(
                 f"{index_path}: {len(self.index)} rows, expected {self.manifest.num_samples}; run `taxomix prepare ... overwrite=true`"

@@ -64,8 +64,8 @@ def load_files(entry: FileEntry, space: LabelSpace, *, root: Path, jpeg_quality:
                 f"{width}x{height}; write the label at the size of the image"
             )
         check_ids(label, space, entry.label)
+    check_boxes(entry.boxes, space, entry.image, height=height, width=width)
     boxes = np.array(entry.boxes, np.int32).reshape(-1, 5)
-    check_boxes(boxes, space, entry.image, height=height, width=width)
     source = entry.image.relative_to(root).as_posix()
     return Sample(key=entry.key, jpeg=jpeg, height=height, width=width, label=label, boxes=boxes, source=source)
 
@@ -84,9 +84,9 @@ def check_ids(label: np.ndarray, space: LabelSpace, path: Path) -> None:
         )
 
 
-def check_boxes(boxes: np.ndarray, space: LabelSpace, path: Path, *, height: int, width: int) -> None:
+def check_boxes(boxes: Sequence[Sequence[int]], space: LabelSpace, path: Path, *, height: int, width: int) -> None:
     """Raise InputError for a box outside its image, of no area, or of an unknown class."""
-    for x1, y1, x2, y2, native_id in boxes.tolist():
+    for x1, y1, x2, y2, native_id in boxes:
         if not (0 <= x1 <= x2 < width and 0 <= y1 <= y2 < height):
             raise InputError(
                 f"{path}: box {x1},{y1},{x2},{y2} found, expected 0 <= x1 <= x2 < {width} and 0 <= y1 <= y2 < {height} "

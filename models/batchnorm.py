@@ -44,10 +44,10 @@ def _channels(values: Tensor, x: Tensor) -> Tensor:
 
 def _global_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Mean and biased variance per channel and the number of values per channel, over all ranks."""
-    dims = [0, *range(2, x.dim())]
     num_values = x.numel() // x.shape[1]
     if num_values:
-        var, mean = torch.var_mean(x, dim=dims, correction=0)
+        # The kernel of BatchNorm2d itself: on channels-last maps torch.var_mean takes over twenty times as long.
+        mean, var = torch.ops.aten.batch_norm_update_stats(x, None, None, 0.0)
     else:
         var = mean = x.new_zeros(x.shape[1])
     local = torch.cat([mean, var, x.new_tensor([num_values])])

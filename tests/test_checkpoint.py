@@ -47,6 +47,24 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(damage: str, tmp
     assert "step-00000002.pt: not a readable checkpoint" in caplog.text
 
 
+def test_damaged_checkpoints_do_not_push_out_whole_ones(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    for step in (1, 2):
+        checkpoints.save(state(step), step, keep=2, best=False)
+    (tmp_path / "step-00000002.pt").write_bytes(b"")
+    (tmp_path / ".step-00000003.pt.abc.tmp").write_bytes(b"half")
+    loaded = checkpoints.load_last()
+    assert loaded is not None
+    checkpoints.discard_after(loaded["step"])
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001.pt"]
+
+
+def test_checkpoints_of_which_none_can_be_read_are_no_new_run(tmp_path: Path) -> None:
+    (tmp_path / "step-00000002.pt").write_bytes(b"")
+    with pytest.raises(InputError, match="none of 1 checkpoints can be read"):
+        Checkpoints(tmp_path).load_last()
+
+
 def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path) -> None:
     class Attack:
         def __reduce__(self) -> object:

@@ -1,3 +1,4 @@
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -118,6 +119,24 @@ def test_wrong_words_are_one_line_and_exit_2(words: list[str], message: str, cap
     error = capsys.readouterr().err
     assert error.startswith(message)
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("path", ["/x/ü", "/x/a (1)/b", "a=b", "a,b", "a#b", "it's", "/x/with space", "C:\\x", "50%"])
+def test_paths_may_hold_what_hydra_has_a_meaning_for(path: str) -> None:
+    assert conf.compose("evaluate", [f"run={path}"])["run"] == path
+
+
+def test_home_is_expanded() -> None:
+    assert build(EvaluateConfig, conf.compose("evaluate", ["run=~/runs/x"])).run == Path.home() / "runs" / "x"
+
+
+def test_a_mapping_replaces_the_one_in_the_file() -> None:
+    assert conf.compose("train", ["data.mix={mine: 3}"])["data"]["mix"] == {"mine": 3}
+
+
+def test_the_constraints_are_exact_versions() -> None:
+    lines = (conf.FOLDER.parent / "constraints.txt").read_text().splitlines()
+    assert all(re.fullmatch(r"[\w.-]+==[\w.+-]+", line) for line in lines if not line.startswith("#"))
 
 
 @pytest.mark.parametrize("name", PRIMARY)

@@ -55,6 +55,7 @@ def batchnorm_case() -> tuple[nn.Module, Tensor, Tensor]:
         bn.bias.copy_(torch.randn(5, generator=generator))
     # Means far from zero: a difference of squares would lose them.
     x = torch.randn(4, 5, 6, 7, generator=generator, dtype=torch.float64) * 2 + torch.arange(5).view(1, 5, 1, 1) * 100
+    x = x.contiguous(memory_format=torch.channels_last)  # as in training
     return nn.Sequential(bn), x, torch.randn(4, 5, 6, 7, generator=generator, dtype=torch.float64)
 
 
@@ -122,6 +123,7 @@ def run_steps(rank: int, world_size: int, out: dict[str, Tensor]) -> None:
     views = {"a": space.view(), "b": space.view()}
     model = build_model(SwiftNetConfig(name="swiftnet_rn18"), MultiHeadConfig(name="multihead"), views)
     trainer: nn.Module = FlatTrainer(model, FlatConfig(name="flat", weights={"b": 0.3})).double()
+    trainer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     losses = trainer
     if world_size > 1:
         losses = DistributedDataParallel(synchronise_batchnorm(trainer, CPU))
@@ -138,7 +140,7 @@ def run_steps(rank: int, world_size: int, out: dict[str, Tensor]) -> None:
 def global_batch(step: int) -> Batch:
     """Four samples: three of dataset a, the last of b, so that of two ranks only one holds b; a fifth of the pixels unknown."""
     generator = torch.Generator().manual_seed(step)
-    images = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8, generator=generator)
+    images = torch.randint(0, 256, (4, 64, 64, 3), dtype=torch.uint8, generator=generator).permute(0, 3, 1, 2)
     labels = torch.randint(0, 5, (4, 64, 64), dtype=torch.uint8, generator=generator)
     labels[0, : 10 * step] = 255
     rows = {"a": torch.tensor([0, 1, 2]), "b": torch.tensor([3])}

@@ -139,6 +139,47 @@ taxomix.main(["prepare", "dataset=folder", "source={folder}", "out={tmp_path / "
         assert (tmp_path / "killed" / "disks" / path.name).stat().st_ino == inode
 
 
+@pytest.mark.parametrize("moves", [0, 1, 3])
+def test_a_run_killed_while_publishing_goes_on(
+    moves: int, make_folder: FolderMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_folder("disks", train=5)
+    assert prepare(folder, tmp_path / "whole", "samples_per_shard=2") == 0
+
+    class Killed(BaseException):
+        pass
+
+    replace, done = os.replace, []
+
+    def replace_or_die(source: Path, target: Path) -> None:
+        if str(target).endswith(".tar") and ".partial" not in str(target):
+            if len(done) == moves:
+                raise Killed
+            done.append(target)
+        replace(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):  # noqa: PT012
+        patch.setattr("data.prepare.os.replace", replace_or_die)
+        prepare(folder, tmp_path / "killed", "samples_per_shard=2")
+    assert prepare(folder, tmp_path / "killed", "samples_per_shard=2") == 0
+    assert files_below(tmp_path / "killed") == files_below(tmp_path / "whole")
+
+
+def test_a_split_leaves_others_of_like_name_alone(make_folder: FolderMaker, tmp_path: Path) -> None:
+    folder = make_folder("disks")
+    for kind in ("images", "labels"):
+        (folder / kind / "val").rename(folder / kind / "train-extra")
+        (folder / kind / "train").rename(tmp_path / kind)
+    assert prepare(folder, tmp_path / "out") == 0
+    for kind in ("images", "labels"):
+        (tmp_path / kind).rename(folder / kind / "train")
+    assert prepare(folder, tmp_path / "out") == 0
+    assert len(ShardSplit(tmp_path / "out" / "disks", "train-extra")) == 3
+    assert prepare(folder, tmp_path / "out", "overwrite=true", "samples_per_shard=2") == 0
+    assert prepare(folder, tmp_path / "out", "overwrite=true") == 0
+    assert sorted(path.name for path in (tmp_path / "out" / "disks").glob("*.tar")) == ["train-00000.tar", "train-extra-00000.tar"]
+
+
 def break_missing_label(folder: Path) -> None:
     (folder / "labels" / "train" / "train_03.png").unlink()
 
@@ -184,6 +225,27 @@ def break_same_key(folder: Path) -> None:
     write_image(folder / "images" / "train" / "train_03.png", np.zeros((72, 96, 3), np.uint8))
 
 
+def break_val_label_only(folder: Path) -> None:
+    write_image(folder / "labels" / "val" / "val_01.png", np.zeros((10, 20), np.uint8))
+
+
+def break_16_bit(folder: Path) -> None:
+    (folder / "images" / "train" / "train_03.jpg").unlink()
+    write_image(folder / "images" / "train" / "train_03.png", np.full((72, 96), 3000, np.uint16))
+
+
+def break_nested_images(folder: Path) -> None:
+    write_image(folder / "images" / "train" / "city" / "a.jpg", np.zeros((72, 96, 3), np.uint8))
+
+
+def break_loose_image(folder: Path) -> None:
+    write_image(folder / "images" / "a.jpg", np.zeros((72, 96, 3), np.uint8))
+
+
+def break_name(folder: Path) -> None:
+    (folder / "meta.yaml").write_text("{name: ../evil, classes: [{id: 0, name: a}]}")
+
+
 BAD_FOLDERS: list[tuple[Callable[[Path], None], str]] = [
     (break_missing_label, "images/train/train_03.jpg: no label found, expected {folder}/labels/train/train_03.png; add the label"),
     (break_label_size, "labels/train/train_03.png: size 20x10 found, expected that of its image train_03.jpg, 96x72"),
@@ -194,6 +256,11 @@ BAD_FOLDERS: list[tuple[Callable[[Path], None], str]] = [
     (break_meta, "meta.yaml: not YAML"),
     (break_meta_missing, "meta.yaml: not found"),
     (break_empty_split, "images/val: no image found"),
+    (break_val_label_only, "labels/val/val_01.png: size 20x10 found"),
+    (break_16_bit, "images/train/train_03.png: an image of mode I;16 found, expected 8 bits per channel"),
+    (break_nested_images, "images/train/city: a folder of images found"),
+    (break_loose_image, "images/a.jpg: an image beside the splits found"),
+    (break_name, "meta.yaml: name: '../evil' found"),
     (break_same_key, "images/train/train_03.png: same key train_03 as train_03.jpg"),
 ]
 
@@ -228,6 +295,7 @@ def test_bad_input_in_another_process_is_told_alike(make_folder: FolderMaker, tm
         ("train/train_00.jpg,5,5,96,9,0", "box 5,5,96,9 found"),
         ("train/train_00.jpg,5,5,9,9,3", "box of class 3 found"),
         ("train/train_99.jpg,5,5,9,9,0", "boxes_train.csv:14: image train/train_99.jpg not found"),
+        ("train/train_00.jpg,5,5,99999999999,9,0", "box 5,5,99999999999,9 found"),
         ("train/train_00.jpg,5,5,9,x,0", "boxes_train.csv:14: ValueError"),
         ("train/train_00.jpg,5,5", "boxes_train.csv:14: TypeError"),
     ],
@@ -250,7 +318,7 @@ def test_a_full_disk_leaves_no_half_shard(make_folder: FolderMaker, tmp_path: Pa
     assert not [name for name in files_below(tmp_path / "out") if not name.endswith("plan")]
 
 
-@pytest.mark.parametrize("damage", ["cut", "gone", "no index", "no manifest", "bad manifest"])
+@pytest.mark.parametrize("damage", ["cut", "gone", "no index", "cut index", "no manifest", "bad manifest"])
 def test_damaged_shards_are_told(damage: str, make_folder: FolderMaker, tmp_path: Path) -> None:
     assert prepare(make_folder("disks"), tmp_path) == 0
     folder = tmp_path / "disks"
@@ -262,6 +330,8 @@ def test_damaged_shards_are_told(damage: str, make_folder: FolderMaker, tmp_path
             shard.unlink()
         case "no index":
             (folder / "train.parquet").unlink()
+        case "cut index":
+            (folder / "train.parquet").write_bytes((folder / "train.parquet").read_bytes()[:-20])
         case "no manifest":
             (folder / "train.json").unlink()
         case "bad manifest":

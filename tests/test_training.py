@@ -13,12 +13,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import read_metrics
+from tiny import TINY_JOB, FolderMaker, read_metrics
 
+import conf
+from data.config import build
 from data.images import read_label_image
 from data.shards import ShardSplit
 from taxomix import main
 from trainers.checkpoint import Checkpoints
+from trainers.config import JobConfig
+from trainers.job import build_trainer, open_data
 from trainers.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
@@ -146,6 +150,25 @@ def test_another_config_under_the_same_name_is_told(tiny_job: list[str], tmp_pat
     assert main([*words, "loop.log_every=7", "data.threads=1"]) == 0
 
 
+def test_data_prepared_anew_is_told(
+    make_folder: FolderMaker, tiny_job: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*tiny_job, "run.name=some", "loop.steps=1", f"data.root={tmp_path}", "data.mix={disks: 2}"]
+    for seed in (1, 2):
+        folder = make_folder("disks", root=tmp_path / f"source {seed}", seed=seed)
+        assert main(["prepare", "dataset=folder", f"source={folder}", f"out={tmp_path}", "workers=1", "overwrite=true"]) == 0
+        assert main(words) == (0 if seed == 1 else 2)
+    assert "disks: prepared anew since the run was started" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_used_is_told(tiny_job: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert main([*tiny_job, "run.name=some", f"run.dir={tmp_path / 'file'}"]) == 2
+    error = capsys.readouterr().err
+    assert f"{tmp_path / 'file'}" in error
+    assert error.count("\n") == 1
+
+
 def test_a_run_in_use_is_told(
     tiny_job: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,8 +178,12 @@ def test_a_run_in_use_is_told(
     assert "in use by another process" in capsys.readouterr().err
 
 
-def test_a_loss_that_is_no_number_stops_the_run(tiny_job: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*tiny_job, "run.name=wild", "optim=sgd", "optim.lr=1e30", "schedule=constant"]) == 1
+@pytest.mark.parametrize("checkpoint_every", [1, 2, 6])
+def test_a_loss_that_is_no_number_stops_the_run(
+    checkpoint_every: int, tiny_job: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["run.name=wild", "optim=sgd", "optim.lr=1e30", "schedule=constant", f"loop.checkpoint_every={checkpoint_every}"]
+    assert main([*tiny_job, *words]) == 1
     assert "lower optim.lr" in capsys.readouterr().err
     state = RunFolder(tmp_path / "runs" / "wild").checkpoints.load_last()
     assert state is None or all(value.isfinite().all() for value in state["model"].values())
@@ -171,6 +198,8 @@ def test_a_loss_that_is_no_number_stops_the_run(tiny_job: list[str], tmp_path: P
         (["data.mix={nothing: 2}"], "nothing: no such folder, expected the shards of split 'train'"),
         (["data.mix={disks: 2}", "data.val_split=test"], "disks: splits train, val found, expected the shards of split 'test'"),
         (["trainer.weights={disc: 1.0}"], "trainer.weights.disc: no such dataset in data.mix"),
+        (["data.mix={disks: {samples: 2, role: unlabelled}}"], "data.mix.disks.role: unlabelled found, expected labelled"),
+        (["seed=-1"], "seed: -1 found"),
         (["data.mix={disks: 2}", "cluster.wrkers=2"], "cluster.wrkers: unknown key"),
     ],
 )
@@ -200,3 +229,11 @@ def test_predict_without_pictures_is_told(tiny_job: list[str], tmp_path: Path, c
         assert main(["predict", run, f"out={tmp_path / 'out'}", *words]) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_all_of_a_job_lies_on_one_device(shards: Path, tmp_path: Path) -> None:
+    """On the meta device, since tests have no GPU: a table left on the CPU would end a job on a GPU in its first step."""
+    words = [f"data.root={shards}", f"run.dir={tmp_path}", "run.name=x", *TINY_JOB]
+    job = build(JobConfig, conf.compose("train", words))
+    trainer = build_trainer(job, open_data(job.data, seed=0).views, torch.device("meta"))
+    assert {value.device.type for value in (*trainer.parameters(), *trainer.buffers())} == {"meta"}

@@ -53,13 +53,27 @@ class Checkpoints:
         return sorted(int(match[1]) for match in matches if match)
 
     def load_last(self) -> dict[str, Any] | None:
-        """The newest checkpoint that can be read, or None. One that is damaged is passed over with a warning."""
-        for step in reversed(self.steps()):
+        """The newest checkpoint that can be read, or None where there is no file. One that is damaged is passed over with a warning.
+
+        Raises InputError where there are files and none can be read.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
             try:
                 return load_checkpoint(self._path(step))
             except InputError as error:
                 log.warning("%s; trying the one before", error)
+        if steps:
+            raise InputError(f"{self.folder}: none of {len(steps)} checkpoints can be read; restore one or remove the folder")
         return None
+
+    def discard_after(self, step: int) -> None:
+        """Remove what a resumed run must not take for its own: damaged checkpoints of later steps, and unfinished files."""
+        for later in self.steps():
+            if later > step:
+                self._path(later).unlink()
+        for unfinished in self.folder.glob(".*.tmp"):
+            unfinished.unlink()
 
     def load(self, which: str) -> dict[str, Any]:
         """The `best` or the `last` checkpoint. Raises InputError where there is none."""

@@ -118,6 +118,10 @@ class JobConfig:
     cluster: ClusterConfig
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise InputError(f"seed: {self.seed} found, expected 0 or more; choose another")
+
 
 FREE_TO_CHANGE = ("run", "cluster", "data.root", "data.threads", "loop.log_every", "loop.keep_checkpoints", "loop.overlays")
 """Keys in which a resumed run may differ from how it was started: they do not change what is learnt."""

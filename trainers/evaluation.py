@@ -14,10 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from data.errors import InputError
 from data.files import write_text
-from data.images import decode_jpeg
-from data.loader import full_label
+from data.loader import read_whole
 from data.shards import ShardSplit
 from models.network import SegmentationModel
 from trainers.metrics import Scores, confusion_matrix, scores
@@ -33,12 +31,7 @@ def read_samples(split: ShardSplit, samples: Sequence[int]) -> Iterator[tuple[in
     """Decode `samples` ahead of need: (number, image (H, W, 3) uint8, label (H, W) uint8 native ids)."""
 
     def load(number: int) -> tuple[int, np.ndarray, np.ndarray]:
-        sample = split.read(number)
-        try:
-            image = decode_jpeg(sample.jpeg)
-            return number, image, full_label(sample, image.shape[0], image.shape[1], void=split.label_space.void_id)
-        except (ValueError, OSError, SyntaxError) as error:
-            raise InputError(f"{split.folder}: sample {sample.key} does not decode ({error}); prepare the split again") from error
+        return number, *read_whole(split, number)
 
     with ThreadPoolExecutor(1, thread_name_prefix="evaluation") as pool:
         remaining = iter(samples)
@@ -89,8 +82,9 @@ def all_scores(model: SegmentationModel, matrices: Mapping[str, np.ndarray]) -> 
 
 
 def mean_miou(results: Mapping[str, Scores]) -> float:
-    """The mean of the datasets' mIoU, which decides about the best checkpoint."""
-    return float(np.mean([result.miou for result in results.values()]))
+    """The mean of the mIoU of the datasets that have pixels to score (NaN if none has): it decides about the best checkpoint."""
+    scored = [result.miou for result in results.values() if result.num_pixels]
+    return float(np.mean(scored)) if scored else float("nan")
 
 
 def write_evaluation(path: Path, matrices: Mapping[str, np.ndarray], results: Mapping[str, Scores], **about: Any) -> None:

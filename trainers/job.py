@@ -62,6 +62,9 @@ def check_job(job: JobConfig, *, world_size: int) -> None:
     """Find out, without training, whether `job` can run on `world_size` workers. Raises InputError."""
     data = open_data(job.data, seed=job.seed)
     data.mixture.check_world_size(world_size)
+    for name, stream in job.data.streams.items():
+        if stream.role != "labelled":
+            raise InputError(f"data.mix.{name}.role: {stream.role} found, expected labelled; trainer={job.trainer.name} uses no other role")
     unknown = sorted(job.trainer.weights.keys() - set(data.datasets))
     if unknown:
         raise InputError(
@@ -85,12 +88,29 @@ def build_trainer(job: JobConfig, views: dict[str, View], device: torch.device) 
     """The trainer with its model, initialised from the job's seed alone: the same on every rank."""
     torch.manual_seed(job.seed)
     model = build_model(job.model, job.outputs, views).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return TRAINERS[job.trainer.name](model, job.trainer)
+    return TRAINERS[job.trainer.name](model, job.trainer).to(device)
 
 
 def checkpoint_header(job: JobConfig, data: JobData) -> dict[str, object]:
-    """What a checkpoint says about itself besides the state: enough to build its model again without the data."""
-    return {"job": to_plain(job), "label_spaces": {name: space.to_dict() for name, space in data.label_spaces.items()}}
+    """What a checkpoint says about itself besides the state: enough to build its model again without the data, and to tell
+    other data from the same."""
+    return {
+        "job": to_plain(job),
+        "label_spaces": {name: space.to_dict() for name, space in data.label_spaces.items()},
+        "sources": _sources(job, data),
+    }
+
+
+def _sources(job: JobConfig, data: JobData) -> dict[str, str]:
+    return {name: split.manifest.source_fingerprint for name, split in zip(job.data.streams, data.train, strict=True)}
+
+
+def check_same_data(state: dict[str, object], job: JobConfig, data: JobData) -> None:
+    """Raise InputError where a run would go on with other data than it was started with."""
+    for name, fingerprint in _sources(job, data).items():
+        if state["sources"][name] != fingerprint:  # type: ignore[index]
+            folder = job.data.root / job.data.stream_datasets[name]
+            raise InputError(f"{folder}: prepared anew since the run was started; choose another run.name, or restore the shards")
 
 
 def model_from_checkpoint(state: dict[str, object], job: JobConfig, device: torch.device) -> SegmentationModel:

@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from models.batchnorm import synchronise_batchnorm
 from trainers.config import JobConfig
 from trainers.evaluation import all_scores, evaluate, mean_miou, write_evaluation
-from trainers.job import build_loader, build_trainer, checkpoint_header, open_data
+from trainers.job import build_loader, build_trainer, check_same_data, checkpoint_header, open_data
 from trainers.optim import build_optimizer, learning_rate, set_learning_rate
 from trainers.overlay import write_panels
 from trainers.ranks import Ranks
@@ -33,8 +34,9 @@ def train(job: JobConfig, ranks: Ranks, report: Report = lambda scores: None) ->
     `report` is called after each evaluation, on every rank alike, with its scores.
     """
     training = Training(job, ranks)
-    training.resume()
-    training.run(report)
+    with training.folder.lock(".writer") if ranks.is_main else nullcontext():
+        training.resume()
+        training.run(report)
 
 
 class Training:
@@ -61,11 +63,13 @@ class Training:
         self.ranks.agree(-1 if state is None else state["step"], "last checkpoint")
         if state is None:
             return
+        check_same_data(state, self.job, self.data)
         self.trainer.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.best_score = state["step"], state["best_score"]
         if self.ranks.is_main:
             print(f"{self.folder.path}: going on from step {self.step}", flush=True)
+            self.folder.checkpoints.discard_after(self.step)
             if state["score"] == self.best_score:  # the process may have died between writing it and naming it the best
                 self.folder.checkpoints.keep_as_best(self.step)
 
@@ -93,12 +97,19 @@ class Training:
         if not evaluates and self.step % loop.checkpoint_every:
             return
         watch.check_finite(self.step)
+        self._check_finite()
         score = self._evaluate(watch, report) if evaluates else None
         is_best = score is not None and score > self.best_score
         self.best_score = score if score is not None and is_best else self.best_score
         if self.ranks.is_main:
             self.folder.checkpoints.save(self._state(score), self.step, keep=loop.keep_checkpoints, best=is_best)
         self.ranks.barrier()
+
+    def _check_finite(self) -> None:
+        """Raise FloatingPointError, on all ranks alike, where the last update made a weight something that is no number."""
+        for name, value in self.trainer.state_dict().items():
+            if not value.isfinite().all():
+                raise FloatingPointError(f"step {self.step}: {name} is not finite; lower optim.lr or look at the data")
 
     def _evaluate(self, watch: Watch, report: Report) -> float:
         model = self.trainer.model

@@ -20,7 +20,9 @@ class AdamConfig:
     betas: tuple[float, float] = (0.9, 0.99)
 
     def __post_init__(self) -> None:
-        _check_positive("optim.lr", self.lr)
+        _check_rates(self.lr, self.weight_decay)
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise InputError(f"optim.betas: {list(self.betas)} found, expected two numbers of at least 0 and below 1; mend them")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +35,9 @@ class SgdConfig:
     momentum: float = 0.9
 
     def __post_init__(self) -> None:
-        _check_positive("optim.lr", self.lr)
+        _check_rates(self.lr, self.weight_decay)
+        if not 0 <= self.momentum < 1:
+            raise InputError(f"optim.momentum: {self.momentum} found, expected at least 0 and below 1; mend it")
 
 
 OptimConfig = AdamConfig | SgdConfig
@@ -64,9 +68,11 @@ class ConstantConfig:
 ScheduleConfig = CosineConfig | PolyConfig | ConstantConfig
 
 
-def _check_positive(key: str, value: float) -> None:
-    if not value > 0:
-        raise InputError(f"{key}: {value} found, expected a number above 0; raise it")
+def _check_rates(lr: float, weight_decay: float) -> None:
+    if not lr > 0:
+        raise InputError(f"optim.lr: {lr} found, expected a number above 0; raise it")
+    if not weight_decay >= 0:
+        raise InputError(f"optim.weight_decay: {weight_decay} found, expected 0 or more; raise it")
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:

@@ -1,15 +1,16 @@
 """`taxomix predict`: label images and overlays for a folder of pictures."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from data.errors import InputError
 from data.files import atomic_write
-from data.folder import IMAGE_SUFFIXES
-from data.images import encode_label
+from data.folder import IMAGE_SUFFIXES, is_image
+from data.images import encode_label, read_image
 from data.labels import View
 from data.progress import track
 from models.network import SegmentationModel
@@ -34,23 +35,18 @@ def predict_folder(model: SegmentationModel, images: Path, out: Path, datasets: 
     """
     if not images.is_dir():
         raise InputError(f"images={images}: no such folder, expected one with pictures; check the path")
-    paths = sorted(path for path in images.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    paths = sorted(path for path in images.rglob("*") if is_image(path) and out.absolute() not in path.absolute().parents)
     if not paths:
         raise InputError(f"images={images}: no picture found, expected files ending in {', '.join(IMAGE_SUFFIXES)}; check the path")
+    for first, second in pairwise(paths):
+        if first.with_suffix("") == second.with_suffix(""):
+            raise InputError(f"{second}: same name as {first.name} but for the suffix, expected names that differ; rename one")
     for path in track(paths, total=len(paths), what="predict"):
-        image = _read(path)
+        image = read_image(path)
         for dataset, classes in predict_image(model, image, datasets).items():
             name = path.relative_to(images).with_suffix(".png")
             _write(out / dataset, name, image, classes.cpu().numpy(), model.outputs.views[dataset])
     return len(paths)
-
-
-def _read(path: Path) -> np.ndarray:
-    try:
-        with Image.open(path) as image:
-            return np.array(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise InputError(f"{path}: the image does not decode ({error}); restore or remove it") from None
 
 
 def _write(folder: Path, name: Path, image: np.ndarray, classes: np.ndarray, view: View) -> None:

@@ -1,6 +1,7 @@
 """`taxomix evaluate`: a run's checkpoint on a split of its datasets. And the model of a run, for all that use one."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,30 +22,30 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def open_run(run: Path, checkpoint: str) -> tuple[SegmentationModel, JobConfig, int]:
+def open_run(run: Path, checkpoint: str) -> tuple[SegmentationModel, JobConfig, dict[str, Any]]:
     """The model of the `best` or `last` checkpoint of the run in folder `run`, in evaluation mode on the GPU where there
-    is one; its config; the steps it was trained for."""
+    is one; its config; the checkpoint."""
     if not run.is_dir():
         raise InputError(f"run={run}: no such folder, expected that of a trained run; check the path")
     state = RunFolder(run).checkpoints.load(checkpoint)
     job = build(JobConfig, state["job"])
-    return model_from_checkpoint(state, job, default_device()), job, state["step"]
+    return model_from_checkpoint(state, job, default_device()), job, state
 
 
 def evaluate_run(run: Path, *, checkpoint: str, split: str, root: Path | None, num_overlays: int) -> Path:
     """Evaluate a run on `split` of each of its datasets, below `root` or where it was trained; returns evaluation.json."""
-    model, job, step = open_run(run, checkpoint)
+    model, job, state = open_run(run, checkpoint)
     where = root or job.data.root
     splits = {name: ShardSplit(where / name, split) for name in model.outputs.views}
     for name, opened in splits.items():
-        if opened.label_space.view().names != model.outputs.views[name].names:
+        if opened.label_space.to_dict() != state["label_spaces"][name]:
             raise InputError(
                 f"{opened.folder}: other classes than the run was trained with found; give the shards of that dataset as root="
             )
     matrices = evaluate(model, splits, Ranks(device=default_device()), progress=track)
     folder = RunFolder(run)
     images = {name: len(opened) for name, opened in splits.items()}
-    write_evaluation(folder.evaluation, matrices, all_scores(model, matrices), step=step, split=split, images=images)
+    write_evaluation(folder.evaluation, matrices, all_scores(model, matrices), step=state["step"], split=split, images=images)
     for _ in write_panels(model, splits, folder.overlays, num_overlays):
         pass
     return folder.evaluation

@@ -30,6 +30,8 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.evaluation = path / "evaluation.json"
         self.overlays = path / "overlays"
+        self.failure = path / ".failure"
+        """What a worker that must not be started again died of."""
 
     def start(self, job: JobConfig) -> None:
         """Save the config of a new run; of a run that is there, check that `job` continues it. Raises InputError if not."""
@@ -46,10 +48,13 @@ class RunFolder:
         write_text(self.config, yaml.safe_dump(plain, sort_keys=False))
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the run for this process. The lock goes with the process, however it ends."""
+    def lock(self, name: str = ".lock") -> Iterator[None]:
+        """Hold the run for this process. The lock goes with the process, however it ends.
+
+        The process that started the job holds `.lock`; the one that writes checkpoints `.writer`, since it may outlive the first.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("w") as file:
+        with (self.path / name).open("w") as file:
             deadline = time.monotonic() + LOCK_WAIT_SECONDS
             while True:
                 try:

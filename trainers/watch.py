@@ -79,7 +79,7 @@ class Watch:
             if not math.isfinite(value):
                 raise FloatingPointError(
                     f"step {step}: loss of {name} is {value} since the last line; lower optim.lr or look at the data; "
-                    "the last checkpoint is from before that"
+                    "nothing of it is saved"
                 )
         return means
 

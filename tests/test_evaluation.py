@@ -1,0 +1,107 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data.loader import read_whole
+from data.shards import ShardSplit
+from models.network import SegmentationModel, build_model
+from models.outputs import MultiHeadConfig
+from models.swiftnet import SwiftNetConfig
+from trainers.evaluation import all_scores, evaluate, mean_miou, predict_image, read_samples
+from trainers.overlay import blend, write_panels
+from trainers.predict import predict_folder
+from trainers.ranks import Ranks
+
+
+@pytest.fixture(scope="module")
+def splits(shards: Path) -> dict[str, ShardSplit]:
+    return {name: ShardSplit(shards / name, "val") for name in ("disks", "tones", "boxed")}
+
+
+@pytest.fixture(scope="module")
+def model(splits: dict[str, ShardSplit]) -> SegmentationModel:
+    torch.manual_seed(1)
+    views = {name: split.label_space.view() for name, split in splits.items()}
+    return build_model(SwiftNetConfig(name="swiftnet_rn18"), MultiHeadConfig(name="multihead"), views)
+
+
+class OneOf(Ranks):
+    """One rank of several whose sums are left to the test."""
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        return values
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 8])
+def test_each_image_counts_once_whatever_the_number_of_ranks(
+    world_size: int, model: SegmentationModel, splits: dict[str, ShardSplit]
+) -> None:
+    whole = evaluate(model, splits, Ranks())
+    shares = [evaluate(model, splits, OneOf(rank=rank, world_size=world_size)) for rank in range(world_size)]
+    for name, matrix in whole.items():
+        assert matrix.dtype == np.int64
+        np.testing.assert_array_equal(sum(share[name] for share in shares), matrix)
+
+
+def test_matrices_equal_the_slow_reference(model: SegmentationModel, splits: dict[str, ShardSplit]) -> None:
+    model.train()
+    matrix = evaluate(model, splits, Ranks())["tones"]
+    assert model.training  # as it was before
+    model.eval()
+    expected = np.zeros((2, 2), np.int64)
+    split = splits["tones"]
+    for number in range(len(split)):
+        _, image, label = next(read_samples(split, [number]))
+        predicted = predict_image(model, image, ["tones"])["tones"].numpy()
+        for native, class_index in ((3, 0), (7, 1)):
+            for prediction in (0, 1):
+                expected[class_index, prediction] += int(((label == native) & (predicted == prediction)).sum())
+    np.testing.assert_array_equal(matrix, expected)
+
+
+def test_boxes_are_scored_inside_the_boxes_only(splits: dict[str, ShardSplit]) -> None:
+    split = splits["boxed"]
+    sample = split.read(0)
+    _, label = read_whole(split, 0)
+    inside = np.zeros(label.shape, bool)
+    for x1, y1, x2, y2, _ in sample.boxes:
+        inside[y1 : y2 + 1, x1 : x2 + 1] = True
+    assert (label[~inside] == 255).all()
+    assert np.isin(label[inside], [0, 5]).all()
+
+
+def test_the_score_is_the_mean_over_datasets(model: SegmentationModel) -> None:
+    matrices = {"disks": np.diag([5, 5, 5]), "tones": np.array([[1, 1], [0, 2]])}
+    assert mean_miou(all_scores(model, matrices)) == pytest.approx((1 + (1 / 2 + 2 / 3) / 2) / 2)
+
+
+def test_panels_are_written_and_show_the_picture(model: SegmentationModel, splits: dict[str, ShardSplit], tmp_path: Path) -> None:
+    panels = dict(write_panels(model, splits, tmp_path, 2))
+    assert len(panels) == 6
+    assert {f"{name}.png" for name in panels} == {path.name for path in tmp_path.iterdir()}
+    name = next(name for name in panels if name.startswith("disks"))
+    key = name.removeprefix("disks-")
+    _, image, _ = next(read_samples(splits["disks"], [splits["disks"].keys.index(key)]))
+    np.testing.assert_array_equal(panels[name][20 : 20 + image.shape[0], : image.shape[1]], image)
+
+
+def test_blend_darkens_what_is_ignored(splits: dict[str, ShardSplit]) -> None:
+    view = splits["disks"].label_space.view()
+    image = np.full((2, 2, 3), 100, np.uint8)
+    mixed = blend(image, np.array([[0, 1], [2, 255]], np.uint8), view, alpha=0.5)
+    assert mixed[1, 1].tolist() == [50, 50, 50]
+    assert mixed[0, 1].tolist() == [round((100 + c) / 2) for c in view.colors[1]]
+
+
+def test_pictures_in_subfolders_keep_their_place(model: SegmentationModel, tmp_path: Path) -> None:
+    for name in ("a/same.png", "b/same.jpg"):
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True)
+        Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(path)
+    model.eval()
+    assert predict_folder(model, tmp_path / "in", tmp_path / "out", ["disks"]) == 2
+    written = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.png"))
+    assert written == [f"disks/{kind}/{name}/same.png" for kind in ("labels", "overlays") for name in ("a", "b")]
