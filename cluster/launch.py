@@ -24,8 +24,6 @@ RAY_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_DEDUP_LOGS": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
-    # It watches for nodes that a cloud takes back, and warns of itself on the terminal; a machine of one's own has none.
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     # What Ray will do by default; until this is set it warns about the change.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
@@ -95,7 +93,9 @@ def _launch_on_ray(job: JobConfig, folder: RunFolder) -> None:
                 # Ray's own notes on the run, not ours: checkpoints are in the run's folder, whole or not there.
                 name="ray",
                 storage_path=str(job.run.folder),
-                failure_config=ray_train.FailureConfig(max_failures=job.cluster.max_failures),
+                failure_config=ray_train.FailureConfig(  # type: ignore[call-arg]
+                    max_failures=job.cluster.max_failures, controller_failure_limit=job.cluster.max_failures
+                ),
                 logging_config=ray_train.LoggingConfig("WARNING"),
                 worker_runtime_env={"env_vars": _worker_environment(job.cluster)},
             ),
@@ -116,6 +116,9 @@ def _set_ray_environment(cluster: ClusterConfig) -> None:
         # through them, and left to itself Ray would write one under HOME, which later clusters would take up unasked.
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    if cluster.name == "local":
+        # It watches for nodes that a cloud takes back, and prints a warning about itself.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 
 
 def _worker_environment(cluster: ClusterConfig) -> dict[str, str]:
@@ -179,7 +182,8 @@ def _train_on_worker(config: dict[str, object]) -> None:
     failure = RunFolder(job.run.folder).failure
     if failure.is_file():
         return  # started again after an error that would only come again: see below
-    logging.getLogger("ray.train").setLevel(logging.WARNING)  # it would print every report of every rank
+    for name in ("ray.train", None):  # Ray would print every report of every rank, through the root logger
+        logging.getLogger(name).setLevel(logging.WARNING)
     _set_threads(job.cluster)
     context = ray_train.get_context()
     device = get_device() if config["gpus"] else torch.device("cpu")

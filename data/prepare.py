@@ -80,8 +80,9 @@ def prepare(config: PrepareConfig) -> list[tuple[Path, Manifest, bool]]:
     there = [job.manifest_if_done() for job in jobs]
     missing = [job for job, manifest in zip(jobs, there, strict=True) if manifest is None]
     try:
-        for job in missing:
-            job.write_shards()
+        tasks = [task for job in missing for task in job.missing_shards()]
+        for _ in track(_run_tasks(tasks, config), total=len(tasks), what=f"prepare: shards of {config.samples_per_shard} samples"):
+            pass
     except InputError:
         for job in missing:
             job.discard()
@@ -126,46 +127,18 @@ class SplitJob:
         with suppress(OSError):
             self.folder.rmdir()  # only if nothing else is in it
 
-    def write_shards(self) -> None:
-        """Write the shards that are missing into the staging folder."""
+    def missing_shards(self) -> list["ShardTask"]:
+        """The shards that are not in the staging folder yet."""
         plan = self.staging / "plan"
         if self.staging.is_dir() and (not plan.is_file() or plan.read_text() != self.fingerprint):
             shutil.rmtree(self.staging)  # of another source
         write_text(plan, self.fingerprint)
         # The index of a shard is written after the shard, so where it is, the shard is whole, or was and has been published.
-        missing = [number for number in range(len(self.shards)) if not self._index_path(number).is_file()]
-        written = self._run_tasks(missing)
-        for _ in track(written, total=len(missing), what=f"prepare {self.dataset} {self.split}, shards of {self.config.samples_per_shard}"):
-            pass
-
-    def _run_tasks(self, numbers: Sequence[int]) -> Iterator[None]:
-        tasks = [
-            (
-                self.source,
-                self.shards[n],
-                n,
-                self.staging / shard_name(self.split, n),
-                self._index_path(n),
-                self.config.jpeg_quality,
-            )
-            for n in numbers
+        return [
+            ShardTask(self.source, entries, number, self.staging / shard_name(self.split, number), self._index_path(number))
+            for number, entries in enumerate(self.shards)
+            if not self._index_path(number).is_file()
         ]
-        workers = min(self.config.workers or os.cpu_count() or 1, len(tasks))
-        if workers <= 1:
-            for task in tasks:
-                _write_one(*task)
-                yield
-            return
-        # spawn: a forked process would inherit the locks of whatever threads run here.
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-            futures = [pool.submit(_write_one, *task) for task in tasks]
-            try:
-                for future in as_completed(futures):
-                    future.result()
-                    yield
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
 
     def _index_path(self, number: int) -> Path:
         return self.staging / f"{self.split}-{number:05d}.parquet"
@@ -199,8 +172,38 @@ class SplitJob:
         return manifest
 
 
-def _write_one(source: Source, entries: Sequence[Any], number: int, shard: Path, index: Path, jpeg_quality: int) -> None:
-    samples = (source.load(entry, jpeg_quality=jpeg_quality) for entry in entries)
-    table = write_shard(shard, samples, shard=number, palette=source.label_space.palette)
-    with atomic_write(index) as file:  # last: it says that the shard is whole
-        pq.write_table(table, file)
+@dataclass(frozen=True)
+class ShardTask:
+    """The writing of one shard: what a process of `prepare` is given."""
+
+    source: Source
+    entries: Sequence[Any]
+    number: int
+    shard: Path
+    index: Path
+
+    def run(self, jpeg_quality: int) -> None:
+        samples = (self.source.load(entry, jpeg_quality=jpeg_quality) for entry in self.entries)
+        table = write_shard(self.shard, samples, shard=self.number, palette=self.source.label_space.palette)
+        with atomic_write(self.index) as file:  # last: it says that the shard is whole
+            pq.write_table(table, file)
+
+
+def _run_tasks(tasks: Sequence[ShardTask], config: PrepareConfig) -> Iterator[None]:
+    """Run `tasks` in as many processes as there is use for; yields once for each that is done."""
+    workers = min(config.workers or os.cpu_count() or 1, len(tasks))
+    if workers <= 1:
+        for task in tasks:
+            task.run(config.jpeg_quality)
+            yield
+        return
+    # spawn: a forked process would inherit the locks of whatever threads run here.
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        futures = [pool.submit(task.run, config.jpeg_quality) for task in tasks]
+        try:
+            for future in as_completed(futures):
+                future.result()
+                yield
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise

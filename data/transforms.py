@@ -86,6 +86,13 @@ def crop_image(image: np.ndarray, crop: Crop, out: np.ndarray) -> None:
     _put(source, crop, out, PAD_VALUE)
 
 
+def resize_image(image: np.ndarray, scale: float) -> np.ndarray:
+    """A whole image (H, W, 3) uint8 at `scale` of its size, bilinear as crops are; contiguous."""
+    height, width = image.shape[:2]
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return np.ascontiguousarray(image) if size == (width, height) else cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+
+
 PAD_VALUE = 127
 
 

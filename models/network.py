@@ -24,25 +24,28 @@ class SegmentationModel(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: nn.Module, outputs: OutputSpace) -> None:
+    def __init__(self, network: nn.Module, outputs: OutputSpace, *, input_scale: float = 1.0) -> None:
         super().__init__()
         self.network = network
         self.outputs = outputs
+        self.input_scale = input_scale
+        """What whole pictures are resized by before they are given to `forward`; training crops come resized."""
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
 
-    def forward(self, images: Tensor, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Images (N, 3, H, W) uint8 RGB and the rows of each dataset's samples, to its logits (N_d, K, H, W).
+    def forward(self, images: Tensor, rows: Mapping[str, Tensor], size: tuple[int, int] | None = None) -> dict[str, Tensor]:
+        """Images (N, 3, H, W) uint8 RGB and the rows of each dataset's samples, to its logits (N_d, K, *size).
+
+        `size` is that of the images by default.
 
         The input is never changed in place.
         """
         features = self.network((images - self.mean) / self.std)
-        size = images.shape[2:]
         logits = self.outputs(features, rows)
-        return {name: F.interpolate(low, size, mode="bilinear", align_corners=False) for name, low in logits.items()}
+        return {name: F.interpolate(low, size or images.shape[2:], mode="bilinear", align_corners=False) for name, low in logits.items()}
 
 
 def build_model(network: NetworkConfig, outputs: OutputsConfig, views: Mapping[str, View]) -> SegmentationModel:
     """The model of a job, initialised from torch's global generator; seed that first."""
     trunk = NETWORKS[network.name]()
-    return SegmentationModel(trunk, OUTPUT_SPACES[outputs.name](views, trunk.out_channels))
+    return SegmentationModel(trunk, OUTPUT_SPACES[outputs.name](views, trunk.out_channels), input_scale=network.input_scale)

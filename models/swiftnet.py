@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torchvision.models import ResNet, resnet18
 from torchvision.models.resnet import BasicBlock
 
+from data.errors import InputError
+
 DECODER_CHANNELS = 128
 SPP_GRIDS = (8, 4, 2)
 """The code declares (8, 4, 2, 1) and uses the first three; the published 11.8 M parameters have three."""
@@ -21,6 +23,13 @@ SPP_BN_MOMENTUM = 0.005
 @dataclass(frozen=True, kw_only=True)
 class SwiftNetConfig:
     name: Literal["swiftnet_rn18"]
+    input_scale: float = 1.0
+    """Factor by which pictures are resized before the network sees them, in training and afterwards; logits are brought back
+    to the size of the picture. Below 1 a crop holds more of the scene, and everything is faster."""
+
+    def __post_init__(self) -> None:
+        if not 0.1 <= self.input_scale <= 4:
+            raise InputError(f"model.input_scale: {self.input_scale} found, expected a factor in 0.1..4; mend it")
 
 
 def _unit(in_channels: int, out_channels: int, kernel: int, *, momentum: float = 0.1) -> nn.Sequential:

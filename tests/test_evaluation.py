@@ -62,6 +62,17 @@ def test_matrices_equal_the_slow_reference(model: SegmentationModel, splits: dic
     np.testing.assert_array_equal(matrix, expected)
 
 
+def test_pictures_are_resized_for_the_network_and_predictions_are_not(model: SegmentationModel) -> None:
+    image = np.random.default_rng(0).integers(0, 255, (70, 90, 3)).astype(np.uint8)
+    model.eval()
+    whole = predict_image(model, image, ["disks"])["disks"]
+    model.input_scale = 0.5
+    half = predict_image(model, image, ["disks"])["disks"]
+    model.input_scale = 1.0
+    assert half.shape == whole.shape == (70, 90)
+    assert not torch.equal(half, whole)
+
+
 def test_boxes_are_scored_inside_the_boxes_only(splits: dict[str, ShardSplit]) -> None:
     split = splits["boxed"]
     sample = split.read(0)

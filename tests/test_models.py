@@ -39,6 +39,11 @@ def test_logits_have_the_size_of_the_image(size: tuple[int, int]) -> None:
     assert torch.equal(logits["a"], again["a"])
 
 
+def test_logits_may_be_asked_for_at_another_size() -> None:
+    logits = swiftnet(a=3).eval()(torch.zeros(1, 3, 64, 96, dtype=torch.uint8), {"a": torch.tensor([0])}, size=(131, 190))
+    assert logits["a"].shape == (1, 3, 131, 190)
+
+
 def test_the_skips_are_taken_before_the_relu() -> None:
     encoder = swiftnet(a=2).eval().network.encoder
     features = encoder(torch.randn(1, 3, 64, 64))

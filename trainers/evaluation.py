@@ -17,6 +17,7 @@ from torch import Tensor
 from data.files import write_text
 from data.loader import read_whole
 from data.shards import ShardSplit
+from data.transforms import resize_image
 from models.network import SegmentationModel
 from trainers.metrics import Scores, confusion_matrix, scores
 from trainers.ranks import Ranks
@@ -45,9 +46,10 @@ def read_samples(split: ShardSplit, samples: Sequence[int]) -> Iterator[tuple[in
 def predict_image(model: SegmentationModel, image: np.ndarray, datasets: Sequence[str]) -> dict[str, Tensor]:
     """What `model` says about one image (H, W, 3) uint8 in the view of each of `datasets`: (H, W) uint8 class indices."""
     device = model.mean.device
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).to(device).permute(2, 0, 1)[None]
+    height, width = image.shape[:2]
+    pixels = torch.from_numpy(resize_image(image, model.input_scale)).to(device).permute(2, 0, 1)[None]
     row = torch.zeros(1, dtype=torch.int64, device=device)
-    logits = model(pixels, dict.fromkeys(datasets, row))
+    logits = model(pixels, dict.fromkeys(datasets, row), size=(height, width))
     return {name: model.outputs.predict(values, name)[0].byte() for name, values in logits.items()}
 
 

@@ -1,6 +1,6 @@
 """From a JobConfig to the objects that train: the one place where the parts are put together."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -73,15 +73,10 @@ def check_job(job: JobConfig, *, world_size: int) -> None:
 
 
 def build_loader(job: JobConfig, data: JobData, ranks: Ranks) -> BatchLoader:
-    return BatchLoader(
-        data.mixture,
-        data.train,
-        data.datasets,
-        job.data.crop,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
-        num_threads=job.data.threads,
-    )
+    low, high = job.data.crop.scale
+    crop = replace(job.data.crop, scale=(low * job.model.input_scale, high * job.model.input_scale))
+    place = {"rank": ranks.rank, "world_size": ranks.world_size}
+    return BatchLoader(data.mixture, data.train, data.datasets, crop, num_threads=job.data.threads, **place)
 
 
 def build_trainer(job: JobConfig, views: dict[str, View], device: torch.device) -> FlatTrainer:

@@ -67,8 +67,11 @@ def write_panels(model: SegmentationModel, splits: Mapping[str, ShardSplit], fol
         view = model.outputs.views[dataset]
         chosen = sorted({(2 * i + 1) * len(split) // (2 * number) for i in range(number)}) if number else []
         for sample, image, label in read_samples(split, chosen):
-            prediction = predict_image(model, image, [dataset])[dataset].cpu().numpy()
-            sheet = panel(image, [prediction, view.table[label]], ["prediction", "truth"], view)
+            prediction, truth = predict_image(model, image, [dataset])[dataset].cpu().numpy(), view.table[label]
+            title = "prediction"
+            if split.label_space.supervision == "boxes":  # outside of them nothing was learnt, and nothing is scored
+                prediction, title = np.where(truth == IGNORE_INDEX, truth, prediction), "prediction inside the boxes"
+            sheet = panel(image, [prediction, truth], [title, "truth"], view)
             name = f"{dataset}-{split.keys[sample].replace('/', '_')}"
             write_picture(folder / f"{name}.png", sheet)
             yield name, np.asarray(sheet)
