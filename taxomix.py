@@ -66,7 +66,7 @@ def train(overrides: Sequence[str]) -> None:
 
 def evaluate(overrides: Sequence[str]) -> None:
     """evaluate a run on its datasets"""
-    from trainers.report import evaluate_run
+    from trainers.finished import evaluate_run
 
     config = build(EvaluateConfig, conf.compose("evaluate", overrides))
     path = evaluate_run(config.run, checkpoint=config.checkpoint, split=config.split, root=config.root, num_overlays=config.overlays)

@@ -258,8 +258,3 @@ class ShardSplit:
             if descriptor != opened:
                 os.close(opened)
         return descriptor
-
-    def close(self) -> None:
-        """Close the shards; reading opens them again."""
-        while self._files:
-            os.close(self._files.popitem()[1])

@@ -4,6 +4,7 @@ An output space turns features into logits for each dataset, gives the loss of t
 and says what they predict. Trainers speak to this interface alone.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -25,33 +26,33 @@ class MultiHeadConfig:
 OutputsConfig = MultiHeadConfig
 
 
-class OutputSpace(nn.Module):
+class OutputSpace(nn.Module, ABC):
     """The interface. `views` says which classes each dataset of the job has."""
 
     def __init__(self, views: Mapping[str, View]) -> None:
         super().__init__()
         self.views = dict(views)
 
+    @abstractmethod
     def forward(self, features: Tensor, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Features (N, C, h, w) and, per dataset, the rows (N_d,) of its samples, to its logits (N_d, K, h, w).
 
         Every dataset of `rows` is in the result, N_d = 0 included: its parameters then get zero gradients, so that a rank
         without a sample of some dataset takes part in every collective.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def loss(self, logits: Tensor, labels: Tensor, dataset: str) -> tuple[Tensor, Tensor]:
         """Logits (N_d, K, H, W) and class indices (N_d, H, W) int64, IGNORE_INDEX where unknown, to the sum of the
         pixels' losses and the number of pixels in it, both scalars on the device. No valid pixel gives (0, 0)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def predict(self, logits: Tensor, dataset: str) -> Tensor:
         """Logits (N_d, K, H, W) to class indices of the dataset's view, (N_d, H, W) int64."""
-        raise NotImplementedError
 
+    @abstractmethod
     def pseudo_labels(self, logits: Tensor, dataset: str) -> tuple[Tensor, Tensor]:
         """Logits (N_d, K, H, W) to the predicted classes (N_d, H, W) int64 and their probabilities (N_d, H, W) float32."""
-        raise NotImplementedError
 
 
 def _at_least_float32(logits: Tensor) -> Tensor:

@@ -88,7 +88,8 @@ def test_every_primary_file_composes_and_converts(name: str) -> None:
 @pytest.mark.parametrize(("name", "group", "choice"), CHOICES)
 def test_every_choice_composes_and_converts(name: str, group: str, choice: str) -> None:
     cls, words = PRIMARY[name]
-    build(cls, conf.compose(name, [*words, f"{group}={choice}", *NEEDED.get((group, choice), [])]))
+    built = build(cls, conf.compose(name, [*words, f"{group}={choice}", *NEEDED.get((group, choice), [])]))
+    assert isinstance(built, cls)
 
 
 def test_every_config_file_is_covered() -> None:

@@ -38,7 +38,8 @@ def test_ray_is_named_in_no_file_below_cluster(package: str) -> None:
 
 def test_importing_the_training_loop_imports_neither_ray_nor_hydra_nor_webdataset() -> None:
     code = (
-        "import sys, trainers.loop, trainers.report, cluster.launch; print([m for m in ('ray', 'hydra', 'webdataset') if m in sys.modules])"
+        "import sys, trainers.loop, trainers.finished, cluster.launch;"
+        "print([name for name in ('ray', 'hydra', 'webdataset') if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60, cwd=ROOT)
     assert result.stdout.strip() == "[]"

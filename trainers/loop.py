@@ -97,7 +97,7 @@ class Training:
         if not evaluates and self.step % loop.checkpoint_every:
             return
         watch.check_finite(self.step)
-        self._check_finite()
+        self._check_weights()
         score = self._evaluate(watch, report) if evaluates else None
         is_best = score is not None and score > self.best_score
         self.best_score = score if score is not None and is_best else self.best_score
@@ -105,7 +105,7 @@ class Training:
             self.folder.checkpoints.save(self._state(score), self.step, keep=loop.keep_checkpoints, best=is_best)
         self.ranks.barrier()
 
-    def _check_finite(self) -> None:
+    def _check_weights(self) -> None:
         """Raise FloatingPointError, on all ranks alike, where the last update made a weight something that is no number."""
         for name, value in self.trainer.state_dict().items():
             if not value.isfinite().all():

@@ -15,8 +15,8 @@ from data.labels import View
 from data.progress import track
 from models.network import SegmentationModel
 from trainers.evaluation import predict_image
+from trainers.finished import open_run
 from trainers.overlay import blend, write_picture
-from trainers.report import open_run
 
 
 def predict_run(run: Path, images: Path, out: Path, *, checkpoint: str, datasets: Sequence[str] | None) -> int:
