@@ -74,9 +74,10 @@ class BatchLoader:
     def _collect(self, step: int, draws: list[Draw], images: np.ndarray, labels: np.ndarray, futures: list[Future[str]]) -> Batch:
         keys = [future.result() for future in futures]
         ids = tuple(f"{self.mixture.streams[draw.stream].name}/{draw.epoch}/{key}" for draw, key in zip(draws, keys, strict=True))
+        seeds = torch.tensor([self.mixture.seed_of(draw) for draw in draws], dtype=torch.int64)
         # The view as NCHW of an NHWC array is what torch calls channels-last: no copy is made.
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
-        return Batch(images=pixels, labels=torch.from_numpy(labels), rows=self._rows, sample_ids=ids, step=step)
+        return Batch(images=pixels, labels=torch.from_numpy(labels), rows=self._rows, seeds=seeds, sample_ids=ids, step=step)
 
     def _load(self, draw: Draw, image_out: np.ndarray, label_out: np.ndarray) -> str:
         split = self.splits[draw.stream]

@@ -98,6 +98,11 @@ class Mixture:
         """The generator from which all that is random about this draw is taken: one per (seed, stream, epoch, offset)."""
         return np.random.default_rng([self.seed, name_key(self.streams[draw.stream].name), draw.epoch, draw.offset])
 
+    def seed_of(self, draw: Draw) -> int:
+        """A number in 0..2**63-1 for all that is drawn about this draw on the device, independent of `generator`."""
+        text = f"{self.seed}/{self.streams[draw.stream].name}/{draw.epoch}/{draw.offset}/device"
+        return int.from_bytes(_digest(text), "big") >> 1
+
 
 @lru_cache(maxsize=64)
 def permutation(seed: int, stream: str, epoch: int, num_samples: int) -> np.ndarray:

@@ -13,6 +13,8 @@ class Batch:
     images: (N, 3, H, W) uint8 RGB, channels-last in memory.
     labels: (N, H, W) uint8 native ids of each sample's own dataset; its label space's `void_id` where nothing is known.
     rows: dataset name -> (N_d,) int64, which samples are of that dataset; every dataset of the job is a key, N_d may be 0.
+    seeds: (N,) int64 on the CPU, one per sample, of (seed, stream, epoch, position) alone: whatever is random about a sample on the
+        device is drawn from it.
     sample_ids: N texts stream/epoch/key.
     step: the global step this batch is for.
     """
@@ -20,6 +22,7 @@ class Batch:
     images: Tensor
     labels: Tensor
     rows: dict[str, Tensor]
+    seeds: Tensor
     sample_ids: tuple[str, ...]
     step: int
 
