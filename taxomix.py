@@ -46,7 +46,11 @@ def prepare(overrides: Sequence[str]) -> None:
     from data.prepare import prepare as run_prepare
 
     for folder, manifest, was_there in run_prepare(build(PrepareConfig, conf.compose("prepare", overrides))):
-        state = "already there" if was_there else f"{sum(manifest.shard_bytes) / 1e6:.1f} MB in {len(manifest.shards)} shards"
+        state = (
+            "already there"
+            if was_there
+            else f"{sum(shard.bytes for shard in manifest.shards) / 1e6:.1f} MB in {len(manifest.shards)} shards"
+        )
         print(f"{folder} {manifest.split}: {manifest.num_samples} samples, {len(manifest.label_space.classes)} classes, {state}")
 
 

@@ -7,3 +7,7 @@ class InputError(ValueError):
     Its text is one line that names the file or key, what was found, what was expected and what to do.
     The command prints that line and exits with 2; every other exception is a failure of the run (1).
     """
+
+
+class UnreadableError(InputError):
+    """One sample cannot be read: its text names shard, key and reason. The loader passes over a set number of them."""

@@ -11,7 +11,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import torch
 
-from data.errors import InputError
 from data.images import decode_jpeg, decode_label
 from data.mixture import Draw, Mixture
 from data.shards import EncodedSample, ShardSplit
@@ -81,8 +80,7 @@ class BatchLoader:
 
     def _load(self, draw: Draw, image_out: np.ndarray, label_out: np.ndarray) -> str:
         split = self.splits[draw.stream]
-        sample = split.read(draw.sample)
-        image, label = decode(split, sample)
+        sample, image, label = decode(split, draw.sample)
         crop = draw_crop(self.crop, image.shape[0], image.shape[1], self.mixture.generator(draw))
         crop_image(image, crop, image_out)
         void = split.label_space.void_id
@@ -93,21 +91,26 @@ class BatchLoader:
         return sample.key
 
 
-def decode(split: ShardSplit, sample: EncodedSample) -> tuple[np.ndarray, np.ndarray | None]:
-    """The image (H, W, 3) uint8 and the label image (H, W) uint8 of a sample, None where it has none.
+def decode(split: ShardSplit, number: int) -> tuple[EncodedSample, np.ndarray, np.ndarray | None]:
+    """Sample `number` with its image (H, W, 3) uint8 and its label image (H, W) uint8, None where it has none.
 
-    Raises InputError that names the sample where its bytes do not decode.
+    Raises UnreadableError that names shard and sample where its bytes cannot be had or do not decode.
     """
+    sample = split.read(number)
     try:
-        return decode_jpeg(sample.jpeg), decode_label(sample.label) if sample.label is not None else None
+        image = decode_jpeg(sample.image)
+        label = None if sample.label is None else decode_label(sample.label)
+        for found in (image, label):
+            if found is not None and found.shape[:2] != sample.size:
+                raise ValueError(f"size {found.shape[1]}x{found.shape[0]} found, expected {sample.size[1]}x{sample.size[0]}")
     except (ValueError, OSError, SyntaxError) as error:
-        raise InputError(f"{split.folder}: sample {sample.key} does not decode ({error}); prepare the split again") from error
+        raise split.unreadable(number, f"does not decode: {error}") from error
+    return sample, image, label
 
 
 def read_whole(split: ShardSplit, number: int) -> tuple[np.ndarray, np.ndarray]:
     """One sample at its own size: image (H, W, 3) uint8, label (H, W) uint8 native ids, boxes rasterised."""
-    sample = split.read(number)
-    image, label = decode(split, sample)
+    sample, image, label = decode(split, number)
     if label is None:
         label = np.empty(image.shape[:2], np.uint8)
         boxes = sample.boxes.astype(np.float32)

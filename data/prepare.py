@@ -17,14 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow.parquet as pq
+import pyarrow as pa
 
 from data.errors import InputError
-from data.files import atomic_write, sync_folder, write_text
+from data.files import sync_folder, write_text
 from data.folder import FolderSource
 from data.progress import track
-from data.shards import Manifest, shard_name, write_index, write_shard
+from data.shards import Manifest, ShardInfo, read_index, shard_name, write_index, write_shard
 from data.sources import Source
+from data.store import open_store
 from data.streets.source import StreetsConfig, StreetsSource
 
 
@@ -97,7 +98,6 @@ class SplitJob:
         self.folder, self.dataset, self.split, self.source, self.config = folder, dataset, split, source, config
         size = config.samples_per_shard
         self.shards = [entries[start : start + size] for start in range(0, len(entries), size)]
-        self.num_samples = len(entries)
         self.staging = folder / f".{split}.partial"
         self.fingerprint = self._fingerprint(entries)
 
@@ -112,7 +112,7 @@ class SplitJob:
         """The manifest of an earlier run over the same source; None where the split is to be written."""
         if not (self.folder / f"{self.split}.json").is_file() or self.config.overwrite:
             return None
-        manifest = Manifest.read(self.folder, self.split)
+        manifest = Manifest.read(open_store(self.folder), self.split)
         if manifest.source_fingerprint != self.fingerprint:
             raise InputError(
                 f"{self.folder / (self.split + '.json')}: prepared from another source or with other options than these; "
@@ -141,7 +141,7 @@ class SplitJob:
         ]
 
     def _index_path(self, number: int) -> Path:
-        return self.staging / f"{self.split}-{number:05d}.parquet"
+        return self.staging / f"{self.split}-{number:05d}.arrow"
 
     def publish(self) -> Manifest:
         """Move the shards to their place, then write index and manifest: the split is there once its manifest is.
@@ -154,14 +154,16 @@ class SplitJob:
             if (self.staging / name).is_file():
                 os.replace(self.staging / name, self.folder / name)
         sync_folder(self.folder)
-        write_index(self.folder / f"{self.split}.parquet", [pq.read_table(self._index_path(n)) for n in range(len(names))])
+        tables = [_read_table(self._index_path(number)) for number in range(len(names))]
+        write_index(self.folder / f"{self.split}.arrow", tables)
         manifest = Manifest(
             dataset=self.dataset,
             split=self.split,
             label_space=self.source.label_space,
-            num_samples=self.num_samples,
-            shards=tuple(names),
-            shard_bytes=tuple((self.folder / name).stat().st_size for name in names),
+            shards=tuple(
+                ShardInfo(name=name, bytes=(self.folder / name).stat().st_size, samples=len(table))
+                for name, table in zip(names, tables, strict=True)
+            ),
             source_fingerprint=self.fingerprint,
         )
         manifest.write(self.folder)
@@ -185,8 +187,12 @@ class ShardTask:
     def run(self, jpeg_quality: int) -> None:
         samples = (self.source.load(entry, jpeg_quality=jpeg_quality) for entry in self.entries)
         table = write_shard(self.shard, samples, shard=self.number, palette=self.source.label_space.palette)
-        with atomic_write(self.index) as file:  # last: it says that the shard is whole
-            pq.write_table(table, file)
+        write_index(self.index, [table])  # last: it says that the shard is whole
+
+
+def _read_table(path: Path) -> pa.Table:
+    with path.open("rb") as file:
+        return read_index(file.fileno(), origin=str(path))
 
 
 def _run_tasks(tasks: Sequence[ShardTask], config: PrepareConfig) -> Iterator[None]:

@@ -1,38 +1,45 @@
 """Shards: WebDataset tars with one index and one manifest per split.
 
     DATASET/train-00000.tar   key.jpg, key.png (native ids; absent without pixel labels), key.json (boxes, size, source)
-    DATASET/train.parquet     index: where each member lies, image size, labels present and their pixel counts
+    DATASET/train.arrow       index: where each member lies, image size, labels present and their pixel counts
     DATASET/train.json        manifest: label space and shards; written last, so a split without it is not there
 
 The tars are written with the webdataset library and any reader of that library reads them. Our reader goes by the
-index instead: any sample is one `pread` away, in any order.
+index instead: any sample is one `pread` away, in any order. The index is an Arrow file (Feather), uncompressed, so that it
+is mapped and not loaded: what a reader holds in memory does not grow with the data.
 """
 
 import json
+import mmap
 import os
 import tarfile
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from data.errors import InputError
+from data.errors import InputError, UnreadableError
 from data.files import atomic_write, write_text
 from data.images import encode_label
 from data.labels import LabelSpace
+from data.store import Store, open_store
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+
+MEMBERS = ("image", "label", "json")
 
 INDEX_SCHEMA = pa.schema(
     [
         ("key", pa.string()),
         ("shard", pa.int32()),
-        *((f"{member}_{what}", pa.int64()) for member in ("jpg", "png", "json") for what in ("offset", "bytes")),
+        *((f"{member}_{what}", pa.int64()) for member in MEMBERS for what in ("offset", "bytes")),
         ("height", pa.int32()),
         ("width", pa.int32()),
         ("num_boxes", pa.int32()),
@@ -62,12 +69,14 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedSample:
-    """One sample as it lies in a shard: bytes of its members, `label` None where there is no label image."""
+    """One sample as it lies in a shard: bytes of its members, `label` None where there is no label image; `size` is the height
+    and width that the index gives."""
 
     key: str
-    jpeg: bytes
+    image: bytes
     label: bytes | None
     boxes: np.ndarray
+    size: tuple[int, int]
 
 
 def shard_name(split: str, shard: int) -> str:
@@ -108,8 +117,8 @@ def _index_rows(file: IO[bytes], samples: Sequence[Sample], shard: int) -> pa.Ta
     rows = []
     for sample in samples:
         row: dict[str, Any] = {"key": sample.key, "shard": shard, "height": sample.height, "width": sample.width}
-        for member in ("jpg", "png", "json"):
-            row[f"{member}_offset"], row[f"{member}_bytes"] = places.get(f"{sample.key}.{member}", (0, 0))
+        for member, suffix in zip(MEMBERS, ("jpg", "png", "json"), strict=True):
+            row[f"{member}_offset"], row[f"{member}_bytes"] = places.get(f"{sample.key}.{suffix}", (0, 0))
         counts = count_labels(sample)
         row["num_boxes"] = len(sample.boxes)
         row["label_ids"] = np.flatnonzero(counts).astype(np.uint8)
@@ -129,17 +138,30 @@ def count_labels(sample: Sample) -> np.ndarray:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ShardInfo:
+    """One tar of a split: its name beside the manifest (or below the manifest's `location`), bytes and number of samples."""
+
+    name: str
+    bytes: int
+    samples: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """What one split is: written last by `prepare`, read first by everything else."""
 
     dataset: str
     split: str
     label_space: LabelSpace
-    num_samples: int
-    shards: tuple[str, ...]
-    shard_bytes: tuple[int, ...]
+    shards: tuple[ShardInfo, ...]
     source_fingerprint: str
     """Tells whether the source files changed since; see `prepare`."""
+    location: str | None = None
+    """Folder or URL of the shards where they do not lie beside the manifest: tars made by others."""
+
+    @property
+    def num_samples(self) -> int:
+        return sum(shard.samples for shard in self.shards)
 
     def write(self, folder: Path) -> None:
         content = {
@@ -148,73 +170,138 @@ class Manifest:
             "split": self.split,
             "label_space": self.label_space.to_dict(),
             "num_samples": self.num_samples,
-            "shards": [{"name": name, "bytes": size} for name, size in zip(self.shards, self.shard_bytes, strict=True)],
+            "shards": [{"name": shard.name, "bytes": shard.bytes, "samples": shard.samples} for shard in self.shards],
             "source_fingerprint": self.source_fingerprint,
+            "location": self.location,
         }
         write_text(folder / f"{self.split}.json", json.dumps(content, indent=1) + "\n")
 
     @classmethod
-    def read(cls, folder: Path, split: str) -> "Manifest":
+    def read(cls, store: Store, split: str) -> "Manifest":
         """Raises InputError where the split is not there or its manifest is not one of ours."""
-        path = folder / f"{split}.json"
-        if not path.is_file():
-            there = sorted(p.stem for p in folder.glob("*.json")) if folder.is_dir() else []
-            found = f"splits {', '.join(there)} found" if there else ("no split found" if folder.is_dir() else "no such folder")
-            raise InputError(f"{folder}: {found}, expected the shards of split {split!r}; write them with `taxomix prepare`")
+        path = f"{store.location}/{split}.json"
         try:
-            content = json.loads(path.read_text())
+            content = json.loads(store.read(f"{split}.json"))
             version = content["format_version"]
             if version != FORMAT_VERSION:
-                raise InputError(f"{path}: format version {version} found, expected {FORMAT_VERSION}; run `taxomix prepare` again")
+                raise InputError(
+                    f"{path}: format version {version} found, expected {FORMAT_VERSION}; run `taxomix prepare ... overwrite=true`"
+                )
             return cls(
                 dataset=content["dataset"],
                 split=content["split"],
-                label_space=LabelSpace.from_dict(content["label_space"], origin=str(path)),
-                num_samples=content["num_samples"],
-                shards=tuple(shard["name"] for shard in content["shards"]),
-                shard_bytes=tuple(shard["bytes"] for shard in content["shards"]),
+                label_space=LabelSpace.from_dict(content["label_space"], origin=path),
+                shards=tuple(
+                    ShardInfo(name=str(shard["name"]), bytes=int(shard["bytes"]), samples=int(shard["samples"]))
+                    for shard in content["shards"]
+                ),
                 source_fingerprint=content["source_fingerprint"],
+                location=content["location"],
             )
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        except FileNotFoundError:
+            there = [name.removesuffix(".json") for name in store.list(".json")]
+            found = f"splits {', '.join(there)} found" if there else "no split found"
+            raise InputError(
+                f"{store.location}: {found}, expected the shards of split {split!r}; write them with `taxomix prepare`"
+            ) from None
+        except InputError:
+            raise
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(f"{path}: {type(error).__name__} {error}; not a manifest of shards, run `taxomix prepare` again") from None
 
 
 def write_index(path: Path, tables: Sequence[pa.Table]) -> None:
-    """Write the index of a split: the rows of all its shards, in their order."""
-    with atomic_write(path) as file:
-        pq.write_table(pa.concat_tables(tables), file, compression="zstd")
+    """Write an index: the rows of `tables` in their order, as one batch, so that a column is one piece of the file."""
+    table = pa.concat_tables(tables).combine_chunks()
+    with atomic_write(path) as file, pa.ipc.new_file(file, INDEX_SCHEMA) as writer:
+        writer.write_table(table, max_chunksize=max(1, len(table)))
+
+
+def read_index(descriptor: int, *, origin: str) -> pa.Table:
+    """The index behind `descriptor`, mapped and not loaded; the descriptor may be closed. Raises InputError that names `origin`."""
+    try:
+        mapped = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+        table = pa.ipc.open_file(pa.py_buffer(mapped)).read_all()
+        table.validate()
+        if table.schema != INDEX_SCHEMA:
+            raise ValueError("columns are not those of an index")
+        return table
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{origin}: not a readable index ({reason}); run `taxomix prepare ... overwrite=true`") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelCounts:
+    """Native ids by sample: those of sample i are `ids[starts[i] : starts[i + 1]]` (uint8), with `pixels` (int64) each."""
+
+    starts: np.ndarray
+    ids: np.ndarray
+    pixels: np.ndarray
+
+    @cached_property
+    def samples(self) -> np.ndarray:
+        """(len(ids),) int64: the sample that each entry belongs to."""
+        return np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))
+
+    def total(self, samples: np.ndarray | None = None) -> np.ndarray:
+        """(256,) int64 pixels per native id, over all samples or those that `samples` numbers."""
+        weights = np.ones(len(self.starts) - 1, np.int64) if samples is None else np.bincount(samples, minlength=len(self.starts) - 1)
+        totals = np.zeros(256, np.int64)
+        np.add.at(totals, self.ids, self.pixels * weights[self.samples])
+        return totals
 
 
 class ShardSplit:
     """One split of one prepared dataset, for reading: `len(split)` samples, `split.read(i)` any of them.
 
-    Threads may share one object. Raises InputError when a shard is missing or has not the size the manifest says.
+    `location` is a folder or any fsspec URL. Threads may share one object. Shards are opened when they are needed and only
+    so many stay open, so a damaged or vanished one is met when one of its samples is read.
     """
 
-    def __init__(self, folder: Path, split: str) -> None:
-        self.folder = folder
-        self.manifest = Manifest.read(folder, split)
-        for shard, size in zip(self.manifest.shards, self.manifest.shard_bytes, strict=True):
-            path = folder / shard
-            found = path.stat().st_size if path.is_file() else None
-            if found != size:
-                what = "no such file" if found is None else f"{found} bytes found"
-                raise InputError(f"{path}: {what}, expected {size} bytes; run `taxomix prepare ... overwrite=true`")
-        index_path = folder / f"{split}.parquet"
-        if not index_path.is_file():
-            raise InputError(f"{index_path}: no such file, expected the index of the split; run `taxomix prepare ... overwrite=true`")
+    MAX_OPEN = 64
+    """Shards that stay open: as many as one window of the order holds (data/order.py)."""
+
+    def __init__(self, location: str | Path, split: str) -> None:
+        self.store = open_store(location)
+        self.manifest = Manifest.read(self.store, split)
+        self.location = self.store.location
+        self._shard_store = self.store if self.manifest.location is None else open_store(self.manifest.location)
+        self.index = self._map_index(f"{split}.arrow")
+        names = ["shard", "height", "width", "num_boxes", *(f"{member}_{what}" for member in MEMBERS for what in ("offset", "bytes"))]
+        self._columns = {name: self.index[name].chunk(0).to_numpy() for name in names}
+        _, starts, self._key_texts = self.index["key"].chunk(0).buffers()
+        self._key_starts = np.frombuffer(starts, np.int32)
+        self._open: OrderedDict[int, _OpenShard] = OrderedDict()
+        self._lock = Lock()
+
+    def _map_index(self, name: str) -> pa.Table:
+        path, remedy = f"{self.location}/{name}", "run `taxomix prepare ... overwrite=true`"
         try:
-            self.index = pq.read_table(index_path, schema=INDEX_SCHEMA)
-        except (pa.ArrowException, OSError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"{index_path}: not a readable index ({reason}); run `taxomix prepare ... overwrite=true`") from None
-        if len(self.index) != self.manifest.num_samples:
-            raise InputError(
-                f"{index_path}: {len(self.index)} rows, expected {self.manifest.num_samples}; run `taxomix prepare ... overwrite=true`"
-            )
-        self._places = {name: self.index[name].to_numpy() for name in self.index.column_names if name.endswith(("_offset", "_bytes"))}
-        self._shard = self.index["shard"].to_numpy()
-        self._files: dict[int, int] = {}
+            descriptor = self.store.open(name)
+        except FileNotFoundError:
+            raise InputError(f"{path}: no such file, expected the index of the split; {remedy}") from None
+        try:
+            index = read_index(descriptor, origin=path)
+        finally:
+            os.close(descriptor)
+        if len(index) != self.manifest.num_samples:
+            raise InputError(f"{path}: {len(index)} rows, expected {self.manifest.num_samples}; {remedy}")
+        return index
+
+    def _map_index(self, name: str) -> pa.Table:
+        path, remedy = f"{self.location}/{name}", "run `taxomix prepare ... overwrite=true`"
+        try:
+            descriptor = self.store.open(name)
+        except FileNotFoundError:
+            raise InputError(f"{path}: no such file, expected the index of the split; {remedy}") from None
+        try:
+            index = read_index(descriptor, origin=path)
+        finally:
+            os.close(descriptor)
+        if len(index) != self.manifest.num_samples:
+            raise InputError(f"{path}: {len(index)} rows, expected {self.manifest.num_samples}; {remedy}")
+        return index
 
     def __len__(self) -> int:
         return self.manifest.num_samples
@@ -224,37 +311,104 @@ class ShardSplit:
         return self.manifest.label_space
 
     @cached_property
+    def shard_of(self) -> np.ndarray:
+        """(len(self),) int32: number of the shard that each sample lies in."""
+        return self._columns["shard"]
+
+    def key(self, sample: int) -> str:
+        start, end = self._key_starts[sample : sample + 2]
+        return bytes(self._key_texts[int(start) : int(end)]).decode(errors="replace")
+
+    @property
     def keys(self) -> list[str]:
+        """All keys, in the order of the index."""
         return self.index["key"].to_pylist()
+
+    def labels(self) -> "LabelCounts":
+        """Which native ids each sample holds, and how much of them; reads all of these columns."""
+        ids, pixels = self.index["label_ids"].chunk(0), self.index["label_pixels"].chunk(0)
+        try:
+            ids.validate(full=True)
+            pixels.validate(full=True)
+            if not ids.offsets.equals(pixels.offsets):
+                raise ValueError("label_ids and label_pixels differ in length")
+        except (pa.ArrowException, ValueError) as error:
+            raise InputError(f"{self.location}: the index is damaged ({error}); run `taxomix prepare ... overwrite=true`") from None
+        starts = ids.offsets.to_numpy()
+        return LabelCounts(starts=starts - starts[0], ids=ids.flatten().to_numpy(), pixels=pixels.flatten().to_numpy())
 
     def size(self, sample: int) -> tuple[int, int]:
         """Height and width of one image, in pixels."""
-        return self.index["height"][sample].as_py(), self.index["width"][sample].as_py()
+        return int(self._columns["height"][sample]), int(self._columns["width"][sample])
 
     def read(self, sample: int) -> EncodedSample:
-        """The encoded members of one sample, 0 <= sample < len(self)."""
-        label = self._member(sample, "png") if self._places["png_bytes"][sample] else None
-        boxes = json.loads(self._member(sample, "json"))["boxes"]
-        return EncodedSample(
-            key=self.keys[sample], jpeg=self._member(sample, "jpg"), label=label, boxes=np.array(boxes, np.int32).reshape(-1, 5)
-        )
+        """The encoded members of one sample, 0 <= sample < len(self). Raises UnreadableError where they are not to be had."""
+        try:
+            label = self._member(sample, "label") if self._columns["label_bytes"][sample] else None
+            boxes = parse_boxes(self._member(sample, "json")) if self._columns["num_boxes"][sample] else NO_BOXES
+            image = self._member(sample, "image")
+        except (OSError, ValueError) as error:
+            raise self.unreadable(sample, error) from error
+        return EncodedSample(key=self.key(sample), image=image, label=label, boxes=boxes, size=self.size(sample))
+
+    def unreadable(self, sample: int, reason: object) -> UnreadableError:
+        """The error for a sample that does not read or decode: names shard and key."""
+        shard = int(self._columns["shard"][sample])
+        name = self.manifest.shards[shard].name if 0 <= shard < len(self.manifest.shards) else f"shard {shard}"
+        return UnreadableError(f"{self._shard_store.location}/{name}: sample {self.key(sample)}: {' '.join(str(reason).split())}")
 
     def _member(self, sample: int, member: str) -> bytes:
-        offset, size = self._places[f"{member}_offset"][sample], self._places[f"{member}_bytes"][sample]
-        content = os.pread(self._descriptor(int(self._shard[sample])), int(size), int(offset))
+        offset, size = int(self._columns[f"{member}_offset"][sample]), int(self._columns[f"{member}_bytes"][sample])
+        return self._shard(int(self._columns["shard"][sample])).read(offset, size)
+
+    def _shard(self, number: int) -> "_OpenShard":
+        with self._lock:
+            if number in self._open:
+                self._open.move_to_end(number)
+                return self._open[number]
+        if not 0 <= number < len(self.manifest.shards):
+            raise ValueError(f"shard {number} of {len(self.manifest.shards)}")
+        info = self.manifest.shards[number]
+        # Outside the lock: it may mean a download. Two threads may open the same shard at once, which does no harm.
+        opened = _OpenShard(self._shard_store.open(info.name, size=info.bytes))
+        with self._lock:
+            self._open[number] = opened
+            while len(self._open) > self.MAX_OPEN:
+                self._open.popitem(last=False)
+        return opened
+
+
+class _OpenShard:
+    """A descriptor that is closed with its last user: one thread may still read what another has just dropped."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self.bytes = os.fstat(descriptor).st_size
+
+    def read(self, offset: int, size: int) -> bytes:
+        if not (offset >= 0 and size > 0 and offset + size <= self.bytes):
+            raise ValueError(f"a member at bytes {offset} to {offset + size} is not in this shard of {self.bytes} bytes")
+        content = os.pread(self.descriptor, size, offset)
         if len(content) != size:
-            name = self.manifest.shards[self._shard[sample]]
-            raise InputError(
-                f"{self.folder / name}: {len(content)} of {size} bytes of {self.keys[sample]}.{member} found; prepare the split again"
-            )
+            raise ValueError(f"{len(content)} of {size} bytes read at {offset}")
         return content
 
-    def _descriptor(self, shard: int) -> int:
-        descriptor = self._files.get(shard)
-        if descriptor is None:
-            opened = os.open(self.folder / self.manifest.shards[shard], os.O_RDONLY)
-            # Two threads may open the same shard at once: the first to enter it wins, the other closes its own.
-            descriptor = self._files.setdefault(shard, opened)
-            if descriptor != opened:
-                os.close(opened)
-        return descriptor
+    def __del__(self) -> None:
+        with suppress(OSError):
+            os.close(self.descriptor)
+
+
+NO_BOXES = np.zeros((0, 5), np.int32)
+
+MAX_JSON_BYTES = 2**22
+
+
+def parse_boxes(content: bytes) -> np.ndarray:
+    """The boxes (N, 5) int32 of a sample's JSON. Raises ValueError for anything else than a list of five whole numbers each."""
+    if len(content) > MAX_JSON_BYTES:
+        raise ValueError(f"{len(content)} bytes of JSON, at most {MAX_JSON_BYTES} are read")
+    try:
+        boxes = json.loads(content)["boxes"]
+        return np.array(boxes, np.int32).reshape(-1, 5)
+    except (KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"boxes do not read: {type(error).__name__} {error}") from error

@@ -73,5 +73,5 @@ def test_a_sample_that_does_not_decode_is_named(shards: Path, monkeypatch: pytes
         raise ValueError("cut short")
 
     monkeypatch.setattr("data.loader.decode_jpeg", broken)
-    with pytest.raises(InputError, match=r"disks: sample train_\d\d does not decode \(cut short\)"):
+    with pytest.raises(InputError, match=r"disks.train-0000\d\.tar: sample train_\d\d: does not decode: cut short"):
         list(loader(shards).batches(0, 3))

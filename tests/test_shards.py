@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import yaml
 from PIL import Image
 from tiny import FolderMaker, write_image
 
-from data.errors import InputError
+from data.errors import InputError, UnreadableError
 from data.images import decode_jpeg, decode_label
 from data.shards import ShardSplit
 from taxomix import main
@@ -36,10 +37,10 @@ def test_reads_back_what_went_in(make_folder: FolderMaker, tmp_path: Path) -> No
     assert prepare(folder, tmp_path / "out", "samples_per_shard=4") == 0
     split = ShardSplit(tmp_path / "out" / "disks", "train")
     assert len(split) == 6
-    assert split.manifest.shards == ("train-00000.tar", "train-00001.tar")
+    assert [(shard.name, shard.samples) for shard in split.manifest.shards] == [("train-00000.tar", 4), ("train-00001.tar", 2)]
     for number, key in enumerate(split.keys):
         sample = split.read(number)
-        assert sample.jpeg == (folder / "images" / "train" / f"{key}.jpg").read_bytes()
+        assert sample.image == (folder / "images" / "train" / f"{key}.jpg").read_bytes()
         label = np.array(Image.open(folder / "labels" / "train" / f"{key}.png"))
         assert sample.label is not None
         np.testing.assert_array_equal(decode_label(sample.label), label)
@@ -68,7 +69,7 @@ def test_the_webdataset_library_reads_the_shards(shards: Path) -> None:
     split = ShardSplit(shards / "disks", "train")
     assert [sample["__key__"] for sample in samples] == split.keys
     for number, sample in enumerate(samples):
-        assert sample["jpg"] == split.read(number).jpeg
+        assert sample["jpg"] == split.read(number).image
         assert decode_label(sample["png"]).shape == split.size(number)
         assert json.loads(sample["json"])["source"] == f"images/train/{sample['__key__']}.jpg"
 
@@ -90,7 +91,7 @@ def test_a_png_and_a_progressive_jpeg_become_baseline_jpeg(make_folder: FolderMa
     assert prepare(folder, tmp_path) == 0
     split = ShardSplit(tmp_path / "disks", "train")
     for number in (0, 1):
-        jpeg = split.read(number).jpeg
+        jpeg = split.read(number).image
         assert not Image.open(io.BytesIO(jpeg)).info.get("progressive")
         assert np.abs(decode_jpeg(jpeg).astype(int) - pixels).mean() < 4
 
@@ -318,26 +319,52 @@ def test_a_full_disk_leaves_no_half_shard(make_folder: FolderMaker, tmp_path: Pa
     assert not [name for name in files_below(tmp_path / "out") if not name.endswith("plan")]
 
 
-@pytest.mark.parametrize("damage", ["cut", "gone", "no index", "cut index", "no manifest", "bad manifest"])
+@pytest.mark.parametrize("damage", ["no index", "cut index", "no manifest", "bad manifest"])
 def test_damaged_shards_are_told(damage: str, make_folder: FolderMaker, tmp_path: Path) -> None:
     assert prepare(make_folder("disks"), tmp_path) == 0
     folder = tmp_path / "disks"
-    shard = folder / "train-00000.tar"
     match damage:
-        case "cut":
-            shard.write_bytes(shard.read_bytes()[:-512])
-        case "gone":
-            shard.unlink()
         case "no index":
-            (folder / "train.parquet").unlink()
+            (folder / "train.arrow").unlink()
         case "cut index":
-            (folder / "train.parquet").write_bytes((folder / "train.parquet").read_bytes()[:-20])
+            (folder / "train.arrow").write_bytes((folder / "train.arrow").read_bytes()[:-20])
         case "no manifest":
             (folder / "train.json").unlink()
         case "bad manifest":
             (folder / "train.json").write_text("{}")
     with pytest.raises(InputError, match="prepare"):
         ShardSplit(folder, "train")
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_a_damaged_shard_costs_its_own_samples_only(damage: str, make_folder: FolderMaker, tmp_path: Path) -> None:
+    assert prepare(make_folder("disks"), tmp_path, "samples_per_shard=2") == 0
+    folder = tmp_path / "disks"
+    split = ShardSplit(folder, "train")
+    whole = [split.read(number).image for number in range(6)]
+    shard = folder / "train-00001.tar"
+    if damage == "cut":
+        shard.write_bytes(shard.read_bytes()[: len(shard.read_bytes()) // 4])
+    else:
+        shard.unlink()
+    split = ShardSplit(folder, "train")
+    for number in range(6):
+        if number in (2, 3):
+            with pytest.raises(UnreadableError, match=rf"train-00001\.tar: sample {split.key(number)}: "):
+                split.read(number)
+        else:
+            assert split.read(number).image == whole[number]
+
+
+def test_only_so_many_shards_stay_open(make_folder: FolderMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert prepare(make_folder("disks", train=12), tmp_path, "samples_per_shard=1") == 0
+    monkeypatch.setattr(ShardSplit, "MAX_OPEN", 3)
+    split = ShardSplit(tmp_path / "disks", "train")
+    before = len(os.listdir("/proc/self/fd"))
+    with ThreadPoolExecutor(4) as pool:
+        read = list(pool.map(lambda number: split.read(number % 12).image, range(200)))
+    assert read == [split.read(number % 12).image for number in range(200)]
+    assert len(os.listdir("/proc/self/fd")) - before <= 3
 
 
 def test_unlabelled_folders_need_no_labels(make_folder: FolderMaker, tmp_path: Path) -> None:

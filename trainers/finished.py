@@ -40,7 +40,7 @@ def evaluate_run(run: Path, *, checkpoint: str, split: str, root: Path | None, n
     for name, opened in splits.items():
         if opened.label_space.to_dict() != state["label_spaces"][name]:
             raise InputError(
-                f"{opened.folder}: other classes than the run was trained with found; give the shards of that dataset as root="
+                f"{opened.location}: other classes than the run was trained with found; give the shards of that dataset as root="
             )
     matrices = evaluate(model, splits, Ranks(device=default_device()), progress=track)
     folder = RunFolder(run)

@@ -51,7 +51,7 @@ def open_data(config: DataConfig, *, seed: int) -> JobData:
     spaces: dict[str, LabelSpace] = {}
     for name, split in [*((datasets[name], split) for name, split in train.items()), *val.items()]:
         if spaces.setdefault(name, split.label_space) != split.label_space:
-            raise InputError(f"{split.folder}: splits with different label spaces found, expected one; prepare the dataset again")
+            raise InputError(f"{split.location}: splits with different label spaces found, expected one; prepare the dataset again")
     streams = [
         Stream(name=name, num_samples=len(train[name]), quota=stream.samples, role=stream.role) for name, stream in config.streams.items()
     ]

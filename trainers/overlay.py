@@ -72,7 +72,7 @@ def write_panels(model: SegmentationModel, splits: Mapping[str, ShardSplit], fol
             if split.label_space.supervision == "boxes":  # outside of them nothing was learnt, and nothing is scored
                 prediction, title = np.where(truth == IGNORE_INDEX, truth, prediction), "prediction inside the boxes"
             sheet = panel(image, [prediction, truth], [title, "truth"], view)
-            name = f"{dataset}-{split.keys[sample].replace('/', '_')}"
+            name = f"{dataset}-{split.key(sample).replace('/', '_')}"
             write_picture(folder / f"{name}.png", sheet)
             yield name, np.asarray(sheet)
     model.train(was_training)
