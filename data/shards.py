@@ -289,20 +289,6 @@ class ShardSplit:
             raise InputError(f"{path}: {len(index)} rows, expected {self.manifest.num_samples}; {remedy}")
         return index
 
-    def _map_index(self, name: str) -> pa.Table:
-        path, remedy = f"{self.location}/{name}", "run `taxomix prepare ... overwrite=true`"
-        try:
-            descriptor = self.store.open(name)
-        except FileNotFoundError:
-            raise InputError(f"{path}: no such file, expected the index of the split; {remedy}") from None
-        try:
-            index = read_index(descriptor, origin=path)
-        finally:
-            os.close(descriptor)
-        if len(index) != self.manifest.num_samples:
-            raise InputError(f"{path}: {len(index)} rows, expected {self.manifest.num_samples}; {remedy}")
-        return index
-
     def __len__(self) -> int:
         return self.manifest.num_samples
 
