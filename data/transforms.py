@@ -1,10 +1,14 @@
-"""Geometry of training crops: scale, crop and flip, drawn first, so that only the needed part of an image is resized.
+"""Geometry of training crops: resize, scale, crop and flip, drawn first, so that only the needed part of an image is resized.
 
-All of it is integer arithmetic on a source box: the label of an output pixel is the label of the source pixel under its
-centre, and boxes follow the same map.
+All steps together are one axis-aligned map from a box of source pixels to a part of the output: the label of an output
+pixel is the label of the source pixel under its centre, and boxes follow the same map. `data.crop_presets` has the papers'.
+
+Cutting before resizing differs from the papers' resizing before cutting in two small ways: a crop starts at a whole pixel
+of the source, not of the resized image; and at the border of the source box the interpolation sees no pixel beyond it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -14,31 +18,91 @@ from data.errors import InputError
 # Threads belong to the loader: OpenCV's own pool would oversubscribe the cores.
 cv2.setNumThreads(0)
 
+PAD_VALUE = 127
+"""The mid grey of padding, unless a crop says otherwise."""
+
+Interpolation = Literal["linear", "cubic", "area"]
+_INTERPOLATIONS = {"linear": cv2.INTER_LINEAR, "cubic": cv2.INTER_CUBIC, "area": cv2.INTER_AREA}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResizeConfig:
+    """What whole images are resized to before anything is drawn."""
+
+    size: tuple[int, int]
+    """Height and width, in pixels."""
+    mode: Literal["exact", "fit", "cover"] = "exact"
+    """exact: to `size`, whatever the image's proportions; fit: to the largest that lies inside `size`, cover: to the smallest that
+    covers it, both with the proportions kept."""
+
+    def __post_init__(self) -> None:
+        if min(self.size) < 1:
+            raise InputError(f"data.crop.resize.size: {list(self.size)} found, expected [height, width] in pixels; mend it")
+
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """The height and width that an image of `height` x `width` pixels gets."""
+        if self.mode == "exact":
+            return self.size
+        choose = min if self.mode == "fit" else max
+        factor = choose(self.size[0] / height, self.size[1] / width)
+        return max(1, round(height * factor)), max(1, round(width * factor))
+
 
 @dataclass(frozen=True, kw_only=True)
 class CropConfig:
-    """Random scale, crop and horizontal flip (paper 000, section 3.2)."""
+    """Resize, random scale, random crop and horizontal flip. Where an image is smaller than the crop, it lies in its upper
+    left corner and the rest is padding, in the label void."""
 
     size: tuple[int, int]
     """Height and width of the crops, in pixels."""
+    resize: ResizeConfig | None = None
+    """What whole images are resized to before they are scaled; null: they stay as they are."""
     scale: tuple[float, float] = (0.7, 1.3)
     """Range of the factor by which an image is enlarged before a crop of `size` is cut, drawn uniformly."""
+    scale_step: float | None = None
+    """Draw one of low, low + step, ..., high of `scale`, not any number between them."""
+    scale_of: Literal["image", "box"] = "image"
+    """box: the factor enlarges the part that is cut out and then resized to `size`, so that 2 zooms out."""
     flip: float = 0.5
     """Probability of a horizontal flip."""
+    flip_first: bool = False
+    """Flip before the crop is cut, so that padding stays on the right; otherwise it is flipped along."""
+    interpolation: Interpolation = "linear"
+    """How images are resized; area averages where they shrink and is linear where they grow. Labels take the nearest pixel."""
+    pad: tuple[int, int, int] | Literal["grey", "mean"] = "grey"
+    """Colour of the padding: mid grey, the mean colour of the image, or [red, green, blue]."""
 
     def __post_init__(self) -> None:
         if min(self.size) < 32:
             raise InputError(f"data.crop.size: {list(self.size)} found, expected [height, width] of at least 32 pixels; raise it")
         if not 0 < self.scale[0] <= self.scale[1]:
             raise InputError(f"data.crop.scale: {list(self.scale)} found, expected [low, high] with 0 < low <= high; mend the range")
+        if self.scale_step is not None and not (self.scale_step > 0 and _is_whole((self.scale[1] - self.scale[0]) / self.scale_step)):
+            raise InputError(
+                f"data.crop.scale_step: {self.scale_step} found, expected a step that divides the range {list(self.scale)} of "
+                "data.crop.scale; mend either"
+            )
         if not 0 <= self.flip <= 1:
             raise InputError(f"data.crop.flip: {self.flip} found, expected a probability in 0..1; mend it")
+        if not isinstance(self.pad, str) and not all(0 <= value <= 255 for value in self.pad):
+            raise InputError(f"data.crop.pad: {list(self.pad)} found, expected grey, mean or [red, green, blue] in 0..255; mend it")
+
+    def scaled_by(self, factor: float) -> "CropConfig":
+        """These crops of images that are enlarged by `factor` more; `size` stays, so that a crop shows less of its image."""
+        if self.scale_of == "box":
+            factor = 1 / factor
+        step = None if self.scale_step is None else self.scale_step * factor
+        return replace(self, scale=(self.scale[0] * factor, self.scale[1] * factor), scale_step=step)
+
+
+def _is_whole(number: float) -> bool:
+    return abs(number - round(number)) < 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
 class Crop:
-    """One drawn crop: the source box `top, left, height, width` (pixels, inside the image) fills the upper left
-    `out_height` x `out_width` of the output; what is left of the output is padding. Flipped after that, padding included."""
+    """One drawn crop: the source box `top, left, height, width` (pixels, inside the image) fills `out_height` x `out_width`
+    of the output, mirrored if `flip`; what is left of the output is padding, below, and to the right or the left."""
 
     top: int
     left: int
@@ -47,18 +111,28 @@ class Crop:
     out_height: int
     out_width: int
     flip: bool
+    pad_left: bool = False
+    interpolation: Interpolation = "linear"
+    pad: tuple[int, int, int] | None = (PAD_VALUE, PAD_VALUE, PAD_VALUE)
+    """Colour of the padding; None: the mean colour of the image."""
+
+    def columns(self, width: int) -> slice:
+        """The columns of an output of `width` pixels that are no padding."""
+        start = width - self.out_width if self.pad_left else 0
+        return slice(start, start + self.out_width)
 
 
 def draw_crop(config: CropConfig, height: int, width: int, generator: np.random.Generator) -> Crop:
     """Draw scale, place and flip of one crop from an image of `height` x `width` pixels.
 
-    An image that is smaller than the crop at the drawn scale lies in its upper left corner and the rest is padding, as in
-    SwiftNet's code; each side is treated by itself.
+    Each side is treated by itself: where the image is smaller than the crop, it is taken whole.
     """
-    scale = generator.uniform(*config.scale)
+    scale = _draw_scale(config, generator)
     top_draw, left_draw, flip_draw = generator.random(3)
-    top, box_height, out_height = _place(height, config.size[0], scale, top_draw)
-    left, box_width, out_width = _place(width, config.size[1], scale, left_draw)
+    resized = (height, width) if config.resize is None else config.resize.resized(height, width)
+    top, box_height, out_height = _place(height, config.size[0], scale * (resized[0] / height), top_draw)
+    left, box_width, out_width = _place(width, config.size[1], scale * (resized[1] / width), left_draw)
+    flip = bool(flip_draw < config.flip)
     return Crop(
         top=top,
         left=left,
@@ -66,8 +140,21 @@ def draw_crop(config: CropConfig, height: int, width: int, generator: np.random.
         width=box_width,
         out_height=out_height,
         out_width=out_width,
-        flip=flip_draw < config.flip,
+        flip=flip,
+        pad_left=flip and not config.flip_first,
+        interpolation=config.interpolation,
+        pad=_pad_color(config.pad),
     )
+
+
+def _draw_scale(config: CropConfig, generator: np.random.Generator) -> float:
+    """The factor by which the image, after `config.resize`, is enlarged."""
+    low, high = config.scale
+    if config.scale_step is None:
+        scale = generator.uniform(low, high)
+    else:
+        scale = low + config.scale_step * int(generator.integers(round((high - low) / config.scale_step) + 1))
+    return 1 / scale if config.scale_of == "box" else scale
 
 
 def _place(length: int, out_length: int, scale: float, draw: float) -> tuple[int, int, int]:
@@ -78,12 +165,35 @@ def _place(length: int, out_length: int, scale: float, draw: float) -> tuple[int
     return int(draw * (length - box + 1)), box, out_length
 
 
+def _pad_color(pad: str | tuple[int, int, int]) -> tuple[int, int, int] | None:
+    if isinstance(pad, str):
+        return (PAD_VALUE, PAD_VALUE, PAD_VALUE) if pad == "grey" else None
+    return pad
+
+
 def crop_image(image: np.ndarray, crop: Crop, out: np.ndarray) -> None:
-    """Resize the source box of `image` (H, W, 3) uint8 bilinearly into `out` (h, w, 3) uint8; padding becomes mid grey."""
+    """Resize the source box of `image` (H, W, 3) uint8 into its part of `out` (h, w, 3) uint8 and pad the rest."""
+    columns = crop.columns(out.shape[1])
+    if (crop.out_height, crop.out_width) != out.shape[:2]:
+        _fill_padding(out, crop, crop.pad if crop.pad is not None else np.rint(cv2.mean(image)[:3]).astype(np.uint8))
     source = image[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
     if source.shape[:2] != (crop.out_height, crop.out_width):
-        source = cv2.resize(source, (crop.out_width, crop.out_height), interpolation=cv2.INTER_LINEAR)
-    _put(source, crop, out, PAD_VALUE)
+        source = cv2.resize(source, (crop.out_width, crop.out_height), interpolation=_interpolation(crop))
+    out[: crop.out_height, columns] = cv2.flip(source, 1) if crop.flip else source
+
+
+def _interpolation(crop: Crop) -> int:
+    """OpenCV's code. Its area method does not interpolate where an image grows, so that it is linear there."""
+    if crop.interpolation == "area" and (crop.out_height > crop.height or crop.out_width > crop.width):
+        return cv2.INTER_LINEAR
+    return _INTERPOLATIONS[crop.interpolation]
+
+
+def _fill_padding(out: np.ndarray, crop: Crop, value: int | tuple[int, int, int] | np.ndarray) -> None:
+    columns = crop.columns(out.shape[1])
+    out[crop.out_height :] = value
+    out[: crop.out_height, : columns.start] = value
+    out[: crop.out_height, columns.stop :] = value
 
 
 def resize_image(image: np.ndarray, scale: float) -> np.ndarray:
@@ -93,27 +203,17 @@ def resize_image(image: np.ndarray, scale: float) -> np.ndarray:
     return np.ascontiguousarray(image) if size == (width, height) else cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
 
 
-PAD_VALUE = 127
-
-
 def crop_label(label: np.ndarray, crop: Crop, out: np.ndarray, *, pad: int) -> None:
-    """Take the source box of `label` (H, W) uint8 into `out` (h, w) uint8, nearest pixel; padding becomes `pad`."""
+    """Take the source box of `label` (H, W) uint8 into its part of `out` (h, w) uint8, nearest pixel; padding becomes `pad`."""
     rows = crop.top + _centres(crop.height, crop.out_height)
     columns = crop.left + _centres(crop.width, crop.out_width)
-    _put(label.take(rows, axis=0).take(columns, axis=1), crop, out, pad)
+    _fill_padding(out, crop, pad)
+    out[: crop.out_height, crop.columns(out.shape[1])] = label.take(rows, axis=0).take(columns[::-1] if crop.flip else columns, axis=1)
 
 
 def _centres(length: int, out_length: int) -> np.ndarray:
     """For each output pixel the source pixel under its centre: floor((i + 1/2) * length / out_length)."""
     return (2 * np.arange(out_length) + 1) * length // (2 * out_length)
-
-
-def _put(source: np.ndarray, crop: Crop, out: np.ndarray, pad: int) -> None:
-    out[crop.out_height :] = pad
-    out[: crop.out_height, crop.out_width :] = pad
-    out[: crop.out_height, : crop.out_width] = source
-    if crop.flip:
-        out[:] = out[:, ::-1].copy()
 
 
 def crop_boxes(boxes: np.ndarray, crop: Crop, size: tuple[int, int]) -> np.ndarray:
@@ -126,8 +226,8 @@ def crop_boxes(boxes: np.ndarray, crop: Crop, size: tuple[int, int]) -> np.ndarr
     x_scale, y_scale = crop.out_width / crop.width, crop.out_height / crop.height
     x = np.clip((corners[:, 0::2] - crop.left) * x_scale, 0, crop.out_width)
     y = np.clip((corners[:, 1::2] - crop.top) * y_scale, 0, crop.out_height)
-    if crop.flip:
-        x = (size[1] - x)[:, ::-1]
+    columns = crop.columns(size[1])
+    x = (columns.stop - x)[:, ::-1] if crop.flip else x + columns.start
     inside = (x[:, 1] > x[:, 0]) & (y[:, 1] > y[:, 0])
     return np.column_stack([x[:, 0], y[:, 0], x[:, 1], y[:, 1], boxes[:, 4]]).astype(np.float32)[inside]
 
