@@ -6,7 +6,7 @@ device, so that one set of shards serves every experiment.
 
 import colorsys
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -17,6 +17,9 @@ from data.errors import InputError
 
 IGNORE_INDEX = 255
 """Class index of pixels that take part in no loss and no metric."""
+
+ALL_CLASSES = "all"
+"""Name of the view that every label space has: each label that is no ignored id is a class, in the order of the ids."""
 
 Supervision = Literal["pixels", "boxes", "none"]
 
@@ -31,13 +34,31 @@ class Label:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ViewClass:
+    """One class of a view: pixels of any of the native `ids` are of it, and it is written as the first of them."""
+
+    name: str
+    color: tuple[int, int, int]
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewSpec:
+    """A named choice of classes of a label space, such as the 19 of Cityscapes; class index i is `classes[i]`."""
+
+    name: str
+    classes: tuple[ViewClass, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class View:
-    """What a job sees of a label space: class index i has `names[i]` and `colors[i]`.
+    """What a job sees of a label space: class index i has `names[i]` and `colors[i]`; `name` is the name of the view.
 
     `table` is (256,) uint8: native id -> class index, IGNORE_INDEX where the view has no class. `native_ids[i]` is the
     native id that class i is written as.
     """
 
+    name: str
     names: tuple[str, ...]
     colors: tuple[tuple[int, int, int], ...]
     native_ids: tuple[int, ...]
@@ -59,7 +80,8 @@ class View:
 class LabelSpace:
     """The native labels of one dataset.
 
-    Raises InputError for ids outside 0..255, ids or names given twice, and a space without a class.
+    Raises InputError for ids outside 0..255, ids or names given twice, a space without a class, and a view that is empty
+    or gives a class an id that is unknown, ignored or of another of its classes. So no view has more than 255 classes.
     """
 
     name: str
@@ -67,6 +89,10 @@ class LabelSpace:
     ignore_ids: tuple[int, ...] = ()
     """Native ids that may occur in label images and are never a class."""
     supervision: Supervision = "pixels"
+    views: tuple[ViewSpec, ...] = ()
+    """Choices of classes besides `ALL_CLASSES`."""
+    default_view: str | None = None
+    """What `view()` gives; None: all classes."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not re.fullmatch(r"[\w-][\w.-]*", self.name):
@@ -85,6 +111,21 @@ class LabelSpace:
         if not 1 <= len(self.classes) <= 255:
             raise InputError(
                 f"label space {self.name}: {len(self.classes)} classes besides the ignored ids found, expected 1..255; mend the list"
+            )
+        self._check_views()
+
+    def _check_views(self) -> None:
+        names = [view.name for view in self.views]
+        for view in self.views:
+            if not re.fullmatch(r"[\w.-]+", view.name) or view.name == ALL_CLASSES or names.count(view.name) > 1:
+                raise InputError(
+                    f"label space {self.name}: view {view.name!r} found, expected a name of its own of letters, digits, '.', '_' and '-', "
+                    f"other than {ALL_CLASSES!r}; rename it"
+                )
+            _check_view(view, {label.id for label in self.classes}, f"label space {self.name}, view {view.name}")
+        if self.default_view is not None and self.default_view not in self.view_names:
+            raise InputError(
+                f"label space {self.name}: default_view {self.default_view!r} found, expected one of {', '.join(self.view_names)}"
             )
 
     @property
@@ -109,15 +150,28 @@ class LabelSpace:
         classes = {label.id for label in self.classes}
         return max(i for i in range(256) if i not in classes)
 
-    def view(self) -> View:
-        """All classes in the order of their ids, the ignored ids left out."""
-        classes = self.classes
+    @property
+    def view_names(self) -> tuple[str, ...]:
+        """The names that `view` takes."""
+        return ALL_CLASSES, *(view.name for view in self.views)
+
+    def view(self, name: str | None = None) -> View:
+        """The view of that name; without a name the default view, and where there is none all classes.
+
+        Raises InputError for a name that the label space has no view of.
+        """
+        name = name if name is not None else self.default_view if self.default_view is not None else ALL_CLASSES
+        if name not in self.view_names:
+            raise InputError(f"view {name!r} of label space {self.name}: no such view, expected one of {', '.join(self.view_names)}")
+        classes = _as_classes(self.classes) if name == ALL_CLASSES else next(view.classes for view in self.views if view.name == name)
         table = np.full(256, IGNORE_INDEX, np.uint8)
-        table[[label.id for label in classes]] = np.arange(len(classes), dtype=np.uint8)
+        for index, c in enumerate(classes):
+            table[list(c.ids)] = index
         return View(
-            names=tuple(label.name for label in classes),
-            colors=tuple(label.color for label in classes),
-            native_ids=tuple(label.id for label in classes),
+            name=name,
+            names=tuple(c.name for c in classes),
+            colors=tuple(c.color for c in classes),
+            native_ids=tuple(c.ids[0] for c in classes),
             table=table,
         )
 
@@ -130,36 +184,88 @@ class LabelSpace:
         return palette
 
     def to_dict(self) -> dict[str, Any]:
-        return {
+        entry: dict[str, Any] = {
             "name": self.name,
             "supervision": self.supervision,
             "ignore_ids": list(self.ignore_ids),
             "classes": [{"id": label.id, "name": label.name, "color": list(label.color)} for label in self.labels],
         }
+        if self.views:
+            entry["views"] = {
+                view.name: [{"name": c.name, "color": list(c.color), "ids": list(c.ids)} for c in view.classes] for view in self.views
+            }
+        if self.default_view is not None:
+            entry["default_view"] = self.default_view
+        return entry
 
     @classmethod
     def from_dict(cls, entry: Mapping[str, Any], *, origin: str) -> "LabelSpace":
         """Read what `to_dict` wrote, or a dataset's meta.yaml; `origin` is the file that errors name.
 
-        `color` may be absent: the label then gets a colour of its own.
+        `color` may be absent: a label then gets a colour of its own, a class of a view that of its first id. A view may name
+        native ids in place of classes: each is then a class as it is.
         """
         try:
             labels = tuple(
                 Label(id=_whole(c["id"]), name=str(c["name"]), color=_color(c.get("color"), position))
                 for position, c in enumerate(entry["classes"])
             )
+            default_view = entry.get("default_view")
             return cls(
                 name=entry["name"],
                 labels=labels,
                 ignore_ids=tuple(_whole(i) for i in entry.get("ignore_ids") or ()),
                 supervision=entry.get("supervision") or ("boxes" if entry.get("task") == "boxes" else "pixels"),
+                views=tuple(_view_spec(str(name), classes, labels) for name, classes in (entry.get("views") or {}).items()),
+                default_view=None if default_view is None else str(default_view),
             )
         except InputError as error:
             raise InputError(f"{origin}: {error}") from None
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(
-                f"{origin}: {type(error).__name__} {error}; expected `name`, `classes` (a list of {{id, name, color?}}) and `ignore_ids`"
+                f"{origin}: {type(error).__name__} {error}; expected `name`, `classes` (a list of {{id, name, color?}}), `ignore_ids` "
+                "and `views` (name: a list of ids or of {name, ids, color?})"
             ) from error
+
+
+def _check_view(view: ViewSpec, class_ids: set[int], what: str) -> None:
+    if not view.classes:
+        raise InputError(f"{what}: no class found, expected at least one; add classes or remove the view")
+    names, seen = [c.name for c in view.classes], set[int]()
+    for c in view.classes:
+        if names.count(c.name) > 1:
+            raise InputError(f"{what}: name {c.name} is given to several classes; give each its own")
+        if not c.ids:
+            raise InputError(f"{what}: class {c.name} without ids found, expected at least one native id; add it or remove the class")
+        for i in c.ids:
+            if i not in class_ids:
+                raise InputError(f"{what}: id {i} of class {c.name} found, expected the id of a class that is not ignored; mend the view")
+            if i in seen:
+                raise InputError(f"{what}: id {i} is given to several classes, or twice; a pixel is of one class")
+            seen.add(i)
+
+
+def _as_classes(labels: Sequence[Label]) -> tuple[ViewClass, ...]:
+    return tuple(ViewClass(name=label.name, color=label.color, ids=(label.id,)) for label in labels)
+
+
+def _view_spec(name: str, entries: Any, labels: Sequence[Label]) -> ViewSpec:
+    """A view as it is written in a file: a list of native ids, of {name, ids, color?}, or of both."""
+    if not isinstance(entries, list):
+        raise ValueError(f"view {name}: {entries!r} is not a list")
+    known = {label.id: label for label in labels}
+
+    def view_class(entry: Any) -> ViewClass:
+        ids = tuple(_whole(i) for i in (entry["ids"] if isinstance(entry, Mapping) else [entry]))
+        first = known.get(ids[0]) if ids else None
+        if first is None:  # told by the checks of the label space, which name the id
+            return ViewClass(name=str(entry["name"]) if isinstance(entry, Mapping) else str(entry), color=(0, 0, 0), ids=ids)
+        if not isinstance(entry, Mapping):
+            return ViewClass(name=first.name, color=first.color, ids=ids)
+        color = first.color if entry.get("color") is None else _color(entry["color"], 0)
+        return ViewClass(name=str(entry["name"]), color=color, ids=ids)
+
+    return ViewSpec(name=name, classes=tuple(view_class(entry) for entry in entries))
 
 
 def _whole(value: Any) -> int:

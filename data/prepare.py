@@ -15,32 +15,24 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 
+from data.adapters import DatasetConfig, open_sources
 from data.errors import InputError
 from data.files import sync_folder, write_text
-from data.folder import FolderSource
 from data.progress import track
 from data.shards import Manifest, ShardInfo, read_index, shard_name, write_index, write_shard
 from data.sources import Source
 from data.store import open_store
-from data.streets.source import StreetsConfig, StreetsSource
-
-
-@dataclass(frozen=True, kw_only=True)
-class FolderConfig:
-    """A folder of one's own; data/folder.py describes its layout."""
-
-    name: Literal["folder"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareConfig:
     """The keys of `taxomix prepare`."""
 
-    dataset: FolderConfig | StreetsConfig
+    dataset: DatasetConfig
     out: Path
     source: Path | None = None
     samples_per_shard: int = 128
@@ -60,20 +52,10 @@ class PrepareConfig:
             raise InputError(f"workers: {self.workers} found, expected at least 1; raise it")
 
 
-def open_sources(config: PrepareConfig) -> dict[str, Source]:
-    """Dataset name -> its adapter."""
-    if isinstance(config.dataset, StreetsConfig):
-        return {name: StreetsSource(name, config.dataset) for name in config.dataset.names}
-    if config.source is None:
-        raise InputError("source: missing, expected the folder of the dataset; give source=DIR")
-    source = FolderSource(config.source.absolute())
-    return {source.label_space.name: source}
-
-
 def prepare(config: PrepareConfig) -> list[tuple[Path, Manifest, bool]]:
     """Write every split of the dataset(s); gives the folder and the manifest of each, and whether it was there already."""
     jobs = []
-    for name, source in open_sources(config).items():
+    for name, source in open_sources(config.dataset, config.source).items():
         folder = config.out.absolute()
         folder = folder if folder.name == name else folder / name
         # All of a dataset's splits are listed, and so checked, before the first shard is written.

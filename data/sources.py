@@ -3,7 +3,7 @@
 An adapter lists the entries of each split cheaply and in a fixed order, and loads one entry at a time, in any process.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +15,8 @@ from data.images import jpeg_for_shard, read_label_image
 from data.labels import LabelSpace
 from data.shards import Sample
 
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm")
+
 NO_BOXES = np.zeros((0, 5), np.int32)
 
 
@@ -24,7 +26,7 @@ class Source(Protocol):
     @property
     def label_space(self) -> LabelSpace: ...
 
-    def entries(self) -> dict[str, Sequence[Any]]:
+    def entries(self) -> Mapping[str, Sequence[Any]]:
         """Split name -> its entries, sorted. Checks all that can be checked without opening every file."""
         ...
 
@@ -47,27 +49,44 @@ class FileEntry:
     boxes: tuple[tuple[int, int, int, int, int], ...] = ()
 
 
-def file_fingerprint(entry: FileEntry) -> str:
-    stats = [path.stat() for path in (entry.image, entry.label) if path is not None]
-    return f"{entry.key} {[(stat.st_size, stat.st_mtime_ns) for stat in stats]} {entry.boxes}"
+class FileSource:
+    """Base of the adapters whose entries are files below the folder `root`; each adds `entries`.
+
+    An adapter whose label files are not 8-bit images of native ids at the size of their image overrides `read_label`.
+    """
+
+    root: Path
+    label_space: LabelSpace
+
+    def fingerprint(self, entry: FileEntry) -> str:
+        stats = [path.stat() for path in (entry.image, entry.label) if path is not None]
+        return f"{entry.key} {[(stat.st_size, stat.st_mtime_ns) for stat in stats]} {entry.boxes}"
+
+    def load(self, entry: FileEntry, *, jpeg_quality: int) -> Sample:
+        """Read one image and its annotation, and check them against each other and the label space."""
+        jpeg, height, width = jpeg_for_shard(entry.image, quality=jpeg_quality)
+        label = None
+        if entry.label is not None:
+            label = self.read_label(entry.label, height=height, width=width)
+            if label.shape != (height, width):
+                raise InputError(
+                    f"{entry.label}: size {label.shape[1]}x{label.shape[0]} found, expected that of its image {entry.image.name}, "
+                    f"{width}x{height}; write the label at the size of the image"
+                )
+            check_ids(label, self.label_space, entry.label)
+        check_boxes(entry.boxes, self.label_space, entry.image, height=height, width=width)
+        boxes = np.array(entry.boxes, np.int32).reshape(-1, 5)
+        source = entry.image.relative_to(self.root).as_posix()
+        return Sample(key=entry.key, jpeg=jpeg, height=height, width=width, label=label, boxes=boxes, source=source)
+
+    def read_label(self, path: Path, *, height: int, width: int) -> np.ndarray:
+        """(H, W) uint8 native ids of one label file, whose image has this height and width."""
+        return read_label_image(path)
 
 
-def load_files(entry: FileEntry, space: LabelSpace, *, root: Path, jpeg_quality: int) -> Sample:
-    """Read one image and its annotation, and check them against each other and the label space."""
-    jpeg, height, width = jpeg_for_shard(entry.image, quality=jpeg_quality)
-    label = None
-    if entry.label is not None:
-        label = read_label_image(entry.label)
-        if label.shape != (height, width):
-            raise InputError(
-                f"{entry.label}: size {label.shape[1]}x{label.shape[0]} found, expected that of its image {entry.image.name}, "
-                f"{width}x{height}; write the label at the size of the image"
-            )
-        check_ids(label, space, entry.label)
-    check_boxes(entry.boxes, space, entry.image, height=height, width=width)
-    boxes = np.array(entry.boxes, np.int32).reshape(-1, 5)
-    source = entry.image.relative_to(root).as_posix()
-    return Sample(key=entry.key, jpeg=jpeg, height=height, width=width, label=label, boxes=boxes, source=source)
+def is_image(path: Path) -> bool:
+    """Whether `path` is a file that is taken for a picture; hidden ones, such as those macOS leaves, are not."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def check_ids(label: np.ndarray, space: LabelSpace, path: Path) -> None:

@@ -1,11 +1,12 @@
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 import pytest
 
 import conf
+from data.adapters import ADAPTERS, DatasetConfig
 from data.config import build, to_plain
 from data.errors import InputError
 from data.prepare import PrepareConfig
@@ -92,6 +93,12 @@ def test_every_choice_composes_and_converts(name: str, group: str, choice: str) 
     assert isinstance(built, cls)
 
 
+def test_every_dataset_has_a_config_file_and_an_adapter() -> None:
+    names = {get_args(get_type_hints(config)["name"])[0] for config in get_args(DatasetConfig)}
+    assert names == set(conf.choices("dataset"))
+    assert names == {*ADAPTERS, "streets"}
+
+
 def test_every_config_file_is_covered() -> None:
     files = {path.relative_to(conf.FOLDER).as_posix() for path in conf.FOLDER.rglob("*.yaml")}
     assert files == {f"{name}.yaml" for name in PRIMARY} | {f"{group}/{choice}.yaml" for _, group, choice in CHOICES}
@@ -108,8 +115,11 @@ def test_every_config_file_is_covered() -> None:
         (["train", "nonsense"], "taxomix train: nonsense: not a key=value word"),
         (["train", "run.name=../x"], "taxomix train: run.name: '../x' found"),
         (["train", "data.root=/nowhere"], "taxomix train: data.root=/nowhere: no such folder"),
-        (["prepare", "out=x"], "taxomix prepare: dataset: missing; give dataset=folder or dataset=streets"),
+        (["prepare", "out=x"], "taxomix prepare: dataset: missing; give dataset=cityscapes or dataset=folder or "),
         (["prepare", "dataset=folder", "out=x"], "taxomix prepare: source: missing"),
+        (["prepare", "dataset=vistas", "out=x"], "taxomix prepare: source: missing"),
+        (["prepare", "dataset=voc", "out=x", "dataset.sdb=y"], "taxomix prepare: dataset.sdb: unknown key"),
+        (["prepare", "dataset=cityscapes", "out=x", "dataset.labels=both"], "taxomix prepare: dataset.labels: 'both' found"),
         (["evaluate"], "taxomix evaluate: run: missing"),
         (["evaluate", "run=/nowhere"], "taxomix evaluate: run=/nowhere: no such folder"),
         (["frobnicate"], "taxomix: frobnicate: no such subcommand"),

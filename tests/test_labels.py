@@ -1,10 +1,15 @@
+import json
+from dataclasses import replace
+from itertools import pairwise
+
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from data.errors import InputError
-from data.labels import IGNORE_INDEX, Label, LabelSpace
+from data.labels import IGNORE_INDEX, Label, LabelSpace, ViewClass, ViewSpec
 
 
 def space(ids: list[int], ignore_ids: list[int]) -> LabelSpace:
@@ -21,6 +26,7 @@ def test_view_numbers_the_classes_by_id_and_ignores_the_rest(ids: set[int], igno
     if not classes:
         return
     view = space(list(ids), list(ignored)).view()
+    assert view.name == "all"
     assert view.native_ids == tuple(classes)
     assert view.table[classes].tolist() == list(range(len(classes)))
     others = np.setdiff1d(np.arange(256), classes)
@@ -36,6 +42,103 @@ def test_void_id_is_no_class(ids: set[int], ignored: set[int]) -> None:
 
 def test_an_ignored_class_is_no_class() -> None:
     assert space([0, 1, 2], [0]).view().names == ("class 1", "class 2")
+
+
+@st.composite
+def spaces_with_views(draw: st.DrawFn) -> LabelSpace:
+    """A label space with up to three views, each a partition of some of its classes in any order."""
+    ids = draw(st.sets(st.integers(0, 255), min_size=1, max_size=30))
+    ignored = draw(st.sets(st.integers(0, 255), max_size=3))
+    plain = space(sorted(ids | {7}), sorted(ignored - {7}))
+    views = []
+    for number in range(draw(st.integers(0, 3))):
+        chosen = draw(st.lists(st.sampled_from([label.id for label in plain.classes]), min_size=1, unique=True))
+        cuts = sorted(draw(st.sets(st.integers(1, len(chosen)), max_size=5)) | {0, len(chosen)})
+        groups = [tuple(chosen[a:b]) for a, b in pairwise(cuts)]
+        classes = tuple(ViewClass(name=f"group {i}", color=(i, 0, 255 - i), ids=group) for i, group in enumerate(groups))
+        views.append(ViewSpec(name=f"v{number}", classes=classes))
+    default = draw(st.sampled_from([None, "all", *(view.name for view in views)]))
+    return replace(plain, views=tuple(views), default_view=default)
+
+
+@given(spaces_with_views())
+def test_a_view_has_its_classes_and_nothing_else(label_space: LabelSpace) -> None:
+    for spec in label_space.views:
+        view = label_space.view(spec.name)
+        expected = np.full(256, IGNORE_INDEX)
+        for index, c in enumerate(spec.classes):
+            for i in c.ids:
+                expected[i] = index
+        assert view.name == spec.name
+        assert view.table.tolist() == expected.tolist()
+        assert view.table[list(view.native_ids)].tolist() == list(range(view.num_classes))
+        assert view.palette[: view.num_classes].tolist() == [list(c.color) for c in spec.classes]
+        assert view.table[label_space.void_id] == IGNORE_INDEX
+    assert label_space.view().name == (label_space.default_view or "all")
+    assert label_space.view("all").native_ids == tuple(label.id for label in label_space.classes)
+
+
+@given(spaces_with_views())
+def test_views_survive_their_own_dictionary(label_space: LabelSpace) -> None:
+    entry = label_space.to_dict()
+    assert LabelSpace.from_dict(json.loads(json.dumps(entry)), origin="here") == label_space
+    assert ("views" in entry) == bool(label_space.views)
+    assert ("default_view" in entry) == (label_space.default_view is not None)
+
+
+META = """
+name: some
+ignore_ids: [9]
+classes:
+- {id: 13, name: road, color: [1, 2, 3]}
+- {id: 7, name: kerb, color: [4, 5, 6]}
+- {id: 8, name: sky}
+default_view: 2
+views:
+  lanes: [{name: way, ids: [13, 7]}, {name: up, ids: [8], color: [9, 9, 9]}]
+  2: [7, 13]
+"""
+
+
+def test_views_are_read_from_a_file_in_both_forms() -> None:
+    label_space = LabelSpace.from_dict(yaml.safe_load(META), origin="meta.yaml")
+    lanes, short = label_space.view("lanes"), label_space.view()
+    assert (lanes.names, lanes.colors, lanes.native_ids) == (("way", "up"), ((1, 2, 3), (9, 9, 9)), (13, 8))
+    assert lanes.table[[13, 7, 8, 9]].tolist() == [0, 0, 1, IGNORE_INDEX]
+    assert (short.name, short.names, short.native_ids) == ("2", ("kerb", "road"), (7, 13))
+
+
+def test_an_unknown_view_lists_the_known_ones() -> None:
+    label_space = LabelSpace.from_dict(yaml.safe_load(META), origin="meta.yaml")
+    with pytest.raises(InputError, match="view '19' of label space some: no such view, expected one of all, lanes, 2"):
+        label_space.view("19")
+
+
+@pytest.mark.parametrize(
+    ("views", "words"),
+    [
+        ({"views": {"a": [7, 99]}}, "view a: id 99 of class 99 found, expected the id of a class that is not ignored"),
+        ({"views": {"a": [{"name": "x", "ids": [7, 99]}]}}, "view a: id 99 of class x found"),
+        ({"views": {"a": [7, 9]}}, "view a: id 9 of class ground found, expected the id of a class that is not ignored"),
+        ({"views": {"a": [{"name": "x", "ids": [7]}, {"name": "y", "ids": [8, 7]}]}}, "view a: id 7 is given to several classes"),
+        ({"views": {"a": [{"name": "x", "ids": [7, 7]}]}}, "view a: id 7 is given to several classes, or twice"),
+        ({"views": {"a": [{"name": "x", "ids": [7]}, {"name": "x", "ids": [8]}]}}, "view a: name x is given to several"),
+        ({"views": {"a": [{"name": "x", "ids": []}]}}, "view a: class x without ids"),
+        ({"views": {"a": []}}, "view a: no class found"),
+        ({"views": {"a": 7}}, "view a: 7 is not a list"),
+        ({"views": {"a": ["7"]}}, "id '7' is not a whole number"),
+        ({"views": {"a": [{"ids": [7]}]}}, "KeyError 'name'"),
+        ({"views": [7]}, "and `views` (name: a list of ids or of {name, ids, color?})"),
+        ({"views": {"all": [7]}}, "view 'all' found, expected a name of its own"),
+        ({"views": {"a b": [7]}}, "view 'a b' found, expected a name of its own"),
+        ({"default_view": "a"}, "default_view 'a' found, expected one of all"),
+    ],
+)
+def test_bad_views_name_the_file_and_the_fault(views: dict[str, object], words: str) -> None:
+    classes = [{"id": 7, "name": "kerb"}, {"id": 8, "name": "sky"}, {"id": 9, "name": "ground"}]
+    with pytest.raises(InputError, match=r"^meta\.yaml: ") as caught:
+        LabelSpace.from_dict({"name": "some", "classes": classes, "ignore_ids": [9], **views}, origin="meta.yaml")
+    assert words in str(caught.value)
 
 
 def test_survives_its_own_dictionary() -> None:

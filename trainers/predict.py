@@ -9,10 +9,10 @@ from PIL import Image
 
 from data.errors import InputError
 from data.files import atomic_write
-from data.folder import IMAGE_SUFFIXES, is_image
 from data.images import encode_label, read_image
 from data.labels import View
 from data.progress import track
+from data.sources import IMAGE_SUFFIXES, is_image
 from models.network import SegmentationModel
 from trainers.evaluation import predict_image
 from trainers.finished import open_run

@@ -1,6 +1,7 @@
-"""Adapter for one's own folders.
+"""Folders of one's own.
 
-meta.yaml            name, classes (id, name, color?), ignore_ids?, task: boxes? or supervision: pixels|boxes|none
+meta.yaml            name, classes (id, name, color?), ignore_ids?, task: boxes? or supervision: pixels|boxes|none,
+                     views? (name: a list of ids, or of {name, ids, color?}), default_view?
 images/SPLIT/        JPEG or PNG
 labels/SPLIT/        8-bit PNG of native ids, the image's name with .png (pixel labels)
 boxes_SPLIT.csv      image,x1,y1,x2,y2,class_id: pixels, inclusive (boxes); an image without a row has no object
@@ -9,43 +10,35 @@ boxes_SPLIT.csv      image,x1,y1,x2,y2,class_id: pixels, inclusive (boxes); an i
 import csv
 from collections import defaultdict
 from collections.abc import Sequence
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import yaml
 
 from data.errors import InputError
 from data.labels import LabelSpace
-from data.shards import Sample
-from data.sources import FileEntry, file_fingerprint, load_files
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm")
+from data.sources import IMAGE_SUFFIXES, FileEntry, FileSource, is_image
 
 
-def is_image(path: Path) -> bool:
-    """Whether `path` is a file that is taken for a picture; hidden ones, such as those macOS leaves, are not."""
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+@dataclass(frozen=True, kw_only=True)
+class FolderConfig:
+    """A folder of one's own; the head of data/adapters/folder.py describes its layout."""
+
+    name: Literal["folder"]
 
 
-class FolderSource:
+class FolderSource(FileSource):
     """The folder `root`, read as described at the top of this file."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, config: FolderConfig) -> None:
         self.root = root
         if not root.is_dir():
             raise InputError(f"source={root}: no such folder, expected one with meta.yaml and images/SPLIT/; check the path")
         for name in ("meta.yaml", "images"):
             if not (root / name).exists():
                 raise InputError(f"{root / name}: not found, expected a folder with meta.yaml and images/SPLIT/; add it or check source=")
-
-    @cached_property
-    def label_space(self) -> LabelSpace:
-        path = self.root / "meta.yaml"
-        try:
-            content = yaml.safe_load(path.read_text())
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: not YAML ({' '.join(str(error).split())}); mend the file") from None
-        return LabelSpace.from_dict(content if isinstance(content, dict) else {}, origin=str(path))
+        self.label_space = _read_meta(root / "meta.yaml")
 
     def entries(self) -> dict[str, Sequence[FileEntry]]:
         for path in (self.root / "images").iterdir():
@@ -57,12 +50,6 @@ class FolderSource:
                 f"{self.root / 'images'}: no folder found, expected one folder per split such as images/train; move the images"
             )
         return {split: self._entries_of(split) for split in splits}
-
-    def fingerprint(self, entry: FileEntry) -> str:
-        return file_fingerprint(entry)
-
-    def load(self, entry: FileEntry, *, jpeg_quality: int) -> Sample:
-        return load_files(entry, self.label_space, root=self.root, jpeg_quality=jpeg_quality)
 
     def _entries_of(self, split: str) -> list[FileEntry]:
         images = self._images_of(split)
@@ -115,3 +102,11 @@ class FolderSource:
                     raise InputError(f"{path}:{line}: image {row['image']} not found in images/{split}; add it or remove the row")
                 boxes[name].append(box)
         return boxes
+
+
+def _read_meta(path: Path) -> LabelSpace:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not YAML ({' '.join(str(error).split())}); mend the file") from None
+    return LabelSpace.from_dict(content if isinstance(content, dict) else {}, origin=str(path))
