@@ -25,7 +25,7 @@ class EvaluateConfig:
     run: Path
     checkpoint: Literal["best", "last"]
     split: str
-    root: Path | None
+    root: str | None
     overlays: int
 
 
@@ -52,6 +52,20 @@ def prepare(overrides: Sequence[str]) -> None:
             else f"{sum(shard.bytes for shard in manifest.shards) / 1e6:.1f} MB in {len(manifest.shards)} shards"
         )
         print(f"{folder} {manifest.split}: {manifest.num_samples} samples, {len(manifest.label_space.classes)} classes, {state}")
+
+
+def plan(overrides: Sequence[str]) -> None:
+    """tell what a job would do: mix, epochs, shards, what cannot work"""
+    from rich.console import Console
+
+    from trainers.config import JobConfig
+    from trainers.plan import make_plan, print_plan
+
+    job = build(JobConfig, conf.compose("train", overrides))
+    planned = make_plan(job, world_size=job.cluster.workers)
+    print_plan(planned, Console(width=None if sys.stdout.isatty() else 160))
+    if planned.problems:
+        raise InputError(f"this job cannot work: {planned.problems[0]}")
 
 
 def train(overrides: Sequence[str]) -> None:
@@ -99,6 +113,7 @@ def _print_evaluation(path: Path) -> None:
 
 SUBCOMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "prepare": prepare,
+    "plan": plan,
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
@@ -117,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"taxomix: {name}: no such subcommand, expected one of {', '.join(SUBCOMMANDS)}", file=sys.stderr)
         return 2
     if {"--help", "-h"} & set(overrides):
-        print(f"taxomix {name} [key=value ...]: {SUBCOMMANDS[name].__doc__}\n\n{conf.describe(name)}")
+        print(f"taxomix {name} [key=value ...]: {SUBCOMMANDS[name].__doc__}\n\n{conf.describe('train' if name == 'plan' else name)}")
         return 0
     try:
         SUBCOMMANDS[name](overrides)

@@ -11,3 +11,7 @@ class InputError(ValueError):
 
 class UnreadableError(InputError):
     """One sample cannot be read: its text names shard, key and reason. The loader passes over a set number of them."""
+
+
+class NoSuchSplitError(InputError):
+    """A dataset is not prepared, or has no split of that name."""

@@ -1,94 +1,209 @@
 """The loader: threads that read, decode and crop samples straight into the arrays of the next batches.
 
 Threads in one process, not processes: decoding and resizing release the interpreter lock, and nothing has to be copied
-between processes. Which sample is in which batch is the mixture's to say; the loader only fetches.
+between processes. Which sample is in which batch is the mixture's to say; the loader only fetches, and passes over what
+cannot be read.
 """
 
+import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+from threading import Lock
 
+import cv2
 import numpy as np
 import torch
 
+from data.errors import InputError, UnreadableError
 from data.images import decode_jpeg, decode_label
-from data.mixture import Draw, Mixture
+from data.mixture import WITH_LABELS, Draw, Mixture
+from data.prefetch import Prefetcher, Shard
 from data.shards import EncodedSample, ShardSplit
 from data.transforms import CropConfig, crop_boxes, crop_image, crop_label, draw_crop, rasterise_boxes
 from data.types import Batch
 
 BATCHES_AHEAD = 2
 
+SHARDS_AHEAD = 256
+"""Different remote shards that are fetched ahead, as far as the cache has room: those of two windows of the order."""
+
+DOWNLOADS = 4
+"""Remote shards that are fetched at the same time."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamSource:
+    """Where the samples of one stream come from and how they are cropped."""
+
+    dataset: str
+    split: ShardSplit
+    crop: CropConfig
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """A batch whose samples are being loaded."""
+
+    step: int
+    draws: list[Draw]
+    images: np.ndarray
+    labels: np.ndarray
+    futures: "list[Future[_Loaded]]"
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """What a thread has put into one row of a batch: which draw, its key, and the pixels of each native id of the crop."""
+
+    draw: Draw
+    key: str
+    label_pixels: np.ndarray
+
 
 class BatchLoader:
     """One rank's batches of a mixture, in order, from any step on.
 
-    `splits[i]` holds the samples of `mixture.streams[i]`, `datasets[i]` is the name of its dataset.
+    `sources[i]` goes with `mixture.streams[i]`; all crops have the same size. In every epoch of a stream up to `max_skipped`
+    samples that cannot be read are passed over: their place is taken by the next samples of the stream, which depends on the
+    samples alone. One more, and `batches` raises InputError.
     """
 
     def __init__(
         self,
         mixture: Mixture,
-        splits: Sequence[ShardSplit],
-        datasets: Sequence[str],
-        crop: CropConfig,
+        sources: Sequence[StreamSource],
         *,
         rank: int = 0,
         world_size: int = 1,
         num_threads: int = 2,
+        max_skipped: int = 0,
     ) -> None:
         mixture.check_world_size(world_size)
-        self.mixture, self.splits, self.datasets, self.crop = mixture, splits, datasets, crop
+        sizes = {source.crop.size for source in sources}
+        if len(sizes) != 1:
+            raise InputError(f"data.crop.size: {' and '.join(map(str, sorted(sizes)))} found, expected one size for all streams; mend it")
+        self.mixture, self.sources, self.size = mixture, tuple(sources), sizes.pop()
         self.rank, self.world_size, self.num_threads = rank, world_size, num_threads
-        draws = mixture.draws(0, rank=rank, world_size=world_size)
-        # The place of each stream in a batch is the same at every step, and so are the rows of each dataset.
-        self._rows = {
-            name: torch.tensor([row for row, draw in enumerate(draws) if datasets[draw.stream] == name], dtype=torch.int64)
-            for name in dict.fromkeys(datasets)
-        }
+        self._skips = _Skips(mixture, max_skipped)
 
     def batches(self, first_step: int, last_step: int) -> Iterator[Batch]:
         """The batches of steps first_step <= step < last_step. An error in a thread is raised here."""
-        with ThreadPoolExecutor(self.num_threads, thread_name_prefix="loader") as pool:
-            pending: deque[tuple[int, list[Draw], np.ndarray, np.ndarray, list[Future[str]]]] = deque()
+        with (
+            ThreadPoolExecutor(self.num_threads, thread_name_prefix="loader") as pool,
+            self._prefetcher(first_step, last_step) as prefetcher,
+        ):
+            pending: deque[_Pending] = deque()
             try:
                 ahead = first_step
                 for step in range(first_step, last_step):
+                    if prefetcher:
+                        prefetcher.advance(step)
                     while ahead < min(last_step, step + 1 + BATCHES_AHEAD):
                         pending.append(self._submit(pool, ahead))
                         ahead += 1
-                    yield self._collect(*pending.popleft())
+                    yield self._collect(pending.popleft())
             finally:
-                for *_, futures in pending:
-                    for future in futures:
+                for batch in pending:
+                    for future in batch.futures:
                         future.cancel()
 
-    def _submit(self, pool: ThreadPoolExecutor, step: int) -> tuple[int, list[Draw], np.ndarray, np.ndarray, list[Future[str]]]:
+    def _prefetcher(self, first_step: int, last_step: int) -> "Prefetcher | nullcontext[None]":
+        """What fetches the remote shards of the coming steps; nothing where all are local."""
+        if not any(source.split.is_remote for source in self.sources):
+            return nullcontext()
+
+        def shards_of_step(step: int) -> Iterator[Shard]:
+            for draw in self.mixture.draws(step, rank=self.rank, world_size=self.world_size):
+                if self.sources[draw.stream].split.is_remote:
+                    yield self.sources[draw.stream].split.shard(draw.sample)
+
+        return Prefetcher(shards_of_step, first_step=first_step, last_step=last_step, num_ahead=SHARDS_AHEAD, num_parallel=DOWNLOADS)
+
+    def _submit(self, pool: ThreadPoolExecutor, step: int) -> _Pending:
         draws = self.mixture.draws(step, rank=self.rank, world_size=self.world_size)
-        images = np.empty((len(draws), *self.crop.size, 3), np.uint8)
-        labels = np.empty((len(draws), *self.crop.size), np.uint8)
+        images = np.empty((len(draws), *self.size, 3), np.uint8)
+        labels = np.empty((len(draws), *self.size), np.uint8)
         futures = [pool.submit(self._load, draw, images[row], labels[row]) for row, draw in enumerate(draws)]
-        return step, draws, images, labels, futures
+        return _Pending(step, draws, images, labels, futures)
 
-    def _collect(self, step: int, draws: list[Draw], images: np.ndarray, labels: np.ndarray, futures: list[Future[str]]) -> Batch:
-        keys = [future.result() for future in futures]
-        ids = tuple(f"{self.mixture.streams[draw.stream].name}/{draw.epoch}/{key}" for draw, key in zip(draws, keys, strict=True))
-        seeds = torch.tensor([self.mixture.seed_of(draw) for draw in draws], dtype=torch.int64)
-        # The view as NCHW of an NHWC array is what torch calls channels-last: no copy is made.
-        pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
-        return Batch(images=pixels, labels=torch.from_numpy(labels), rows=self._rows, seeds=seeds, sample_ids=ids, step=step)
+    def _collect(self, pending: _Pending) -> Batch:
+        loaded = [future.result() for future in pending.futures]
+        streams = np.array([draw.stream for draw in pending.draws])
+        names = [self.sources[stream].dataset for stream in streams]
+        roles = [self.mixture.streams[stream].role for stream in streams]
+        label_pixels = np.zeros((len(self.sources), 256), np.int64)
+        for stream, one in zip(streams, loaded, strict=True):
+            label_pixels[stream] += one.label_pixels
+        return Batch(
+            # The view as NCHW of an NHWC array is what torch calls channels-last: no copy is made.
+            images=torch.from_numpy(pending.images).permute(0, 3, 1, 2),
+            labels=torch.from_numpy(pending.labels),
+            rows=_rows_of(names, dict.fromkeys(source.dataset for source in self.sources)),
+            roles=_rows_of(roles, dict.fromkeys(stream.role for stream in self.mixture.streams)),
+            seeds=torch.tensor([self.mixture.seed_of(draw) for draw in pending.draws], dtype=torch.int64),
+            sample_ids=tuple(f"{self.mixture.streams[one.draw.stream].name}/{one.draw.epoch}/{one.key}" for one in loaded),
+            label_pixels=torch.from_numpy(label_pixels),
+            step=pending.step,
+        )
 
-    def _load(self, draw: Draw, image_out: np.ndarray, label_out: np.ndarray) -> str:
-        split = self.splits[draw.stream]
-        sample, image, label = decode(split, draw.sample)
-        crop = draw_crop(self.crop, image.shape[0], image.shape[1], self.mixture.generator(draw))
+    def _load(self, draw: Draw, image_out: np.ndarray, label_out: np.ndarray) -> _Loaded:
+        source = self.sources[draw.stream]
+        generator = self.mixture.generator(draw)
+        drawn, sample, image, label = self._read(draw)
+        crop = draw_crop(source.crop, image.shape[0], image.shape[1], generator)
         crop_image(image, crop, image_out)
-        void = split.label_space.void_id
-        if label is not None:
+        void = source.split.label_space.void_id
+        if self.mixture.streams[draw.stream].role not in WITH_LABELS:
+            label_out[:] = void
+        elif label is not None:
             crop_label(label, crop, label_out, pad=void)
         else:
-            rasterise_boxes(crop_boxes(sample.boxes, crop, self.crop.size), label_out, background=void)
-        return sample.key
+            rasterise_boxes(crop_boxes(sample.boxes, crop, self.size), label_out, background=void)
+        # OpenCV's histogram of bytes is ten times as fast as bincount; its float32 counts are exact for crops below 2**24 pixels.
+        pixels = cv2.calcHist([label_out], [0], None, [256], [0, 256]).ravel().astype(np.int64)
+        return _Loaded(drawn, sample.key, pixels)
+
+    def _read(self, draw: Draw) -> tuple[Draw, EncodedSample, np.ndarray, np.ndarray | None]:
+        """The sample of `draw`, or of the next of its stream that can be read."""
+        while True:
+            try:
+                return draw, *decode(self.sources[draw.stream].split, draw.sample)
+            except UnreadableError as error:
+                self._skips.note(draw, error)
+                draw = self.mixture.draw(draw.stream, draw.number + 1)
+
+
+class _Skips:
+    """Counts the samples of each stream and epoch that were passed over, for all threads."""
+
+    def __init__(self, mixture: Mixture, limit: int) -> None:
+        self.mixture, self.limit = mixture, limit
+        self._samples: dict[tuple[int, int], set[int]] = {}
+        self._lock = Lock()
+
+    def note(self, draw: Draw, error: UnreadableError) -> None:
+        """Log one that is passed over; raises InputError when it is one too many."""
+        with self._lock:
+            samples = self._samples.setdefault((draw.stream, draw.epoch), set())
+            is_new = draw.sample not in samples
+            samples.add(draw.sample)
+        name = self.mixture.streams[draw.stream].name
+        if len(samples) > self.limit:
+            raise InputError(
+                f"data.mix.{name}: {len(samples)} samples of epoch {draw.epoch} cannot be read, data.max_skipped={self.limit} are passed "
+                f"over; the last: {error}; restore the shards, or raise data.max_skipped"
+            ) from error
+        if is_new:
+            log.warning("stream %s, epoch %d: passed over (%d of at most %d): %s", name, draw.epoch, len(samples), self.limit, error)
+
+
+def _rows_of(names: Sequence[str], all_names: dict[str, None]) -> dict[str, torch.Tensor]:
+    return {name: torch.tensor([row for row, found in enumerate(names) if found == name], dtype=torch.int64) for name in all_names}
 
 
 def decode(split: ShardSplit, number: int) -> tuple[EncodedSample, np.ndarray, np.ndarray | None]:

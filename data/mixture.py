@@ -1,98 +1,113 @@
 """The mixture: which samples make up each global batch, as a pure function of integers.
 
-Sample j of stream s at global step t is number t * quota + j of that stream's endless sequence, whose epochs are
-permutations seeded by (seed, stream, epoch). Nothing depends on the number of workers and nothing is remembered, so that
-1, 2 and 8 workers see the same global batches and a resumed run goes on at once.
+The streams' shares say how many samples of each come before global step t; sample number n of a stream is `n mod epoch
+length` of the epoch `n div epoch length` of its order (data/order.py). Nothing depends on the number of workers and nothing is
+remembered, so that 1, 2 and 8 workers see the same global batches and a resumed run goes on at once.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
 from data.errors import InputError
+from data.order import digest
 
 Role = Literal["labelled", "unlabelled", "source", "target"]
+WITH_LABELS: tuple[Role, ...] = ("labelled", "source")
+"""Roles whose labels are given to the trainer; those of the others are void, whatever the shards hold."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class StreamConfig:
-    """One stream of the mixture; `{camvid11: 4}` is short for `{camvid11: {samples: 4}}`."""
+class Order(Protocol):
+    """An endless sequence of samples in epochs of `num_samples`."""
 
-    samples: int
-    """Samples in each global batch."""
-    dataset: str | None = None
-    """Folder of the dataset below data.root; by default the name of the stream."""
-    split: str = "train"
-    role: Role = "labelled"
+    num_samples: int
 
-    def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise InputError(f"data.mix: {self.samples} samples found, expected at least 1 per global batch; remove the stream or raise it")
+    def sample(self, epoch: int, offset: int) -> int: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stream:
-    """One named stream: `num_samples` samples, of which each global batch takes `quota`."""
+    """One named stream: samples in `order`, of which the global batches hold `share` parts."""
 
     name: str
-    num_samples: int
-    quota: int
+    order: Order
+    share: int
     role: Role = "labelled"
 
 
 @dataclass(frozen=True)
 class Draw:
-    """One sample of the mixture: the `offset`-th of `epoch` of stream number `stream`, which is `sample` of its dataset."""
+    """Sample `number` of stream number `stream`: the `offset`-th of `epoch`, which is `sample` of its split."""
 
     stream: int
+    number: int
     epoch: int
     offset: int
     sample: int
 
 
 class Mixture:
-    """Streams, dealt into global batches and from there to ranks.
+    """Streams, dealt into global batches of `batch_size` samples in proportion to their shares, and from there to ranks.
 
-    Raises InputError for an empty mixture and for a stream without samples.
+    Raises InputError for an empty mixture, a stream without samples and a share below 1.
     """
 
-    def __init__(self, streams: Sequence[Stream], *, seed: int) -> None:
+    def __init__(self, streams: Sequence[Stream], *, seed: int, batch_size: int) -> None:
         if not streams:
             raise InputError("data.mix: empty, expected at least one stream; give for example 'data.mix={mydata: 8}'")
         for stream in streams:
-            if stream.num_samples < 1:
+            if stream.order.num_samples < 1:
                 raise InputError(f"data.mix.{stream.name}: no samples found, expected at least one; prepare the split again")
+            if stream.share < 1:
+                raise InputError(f"data.mix.{stream.name}: a share of {stream.share} found, expected at least 1; remove the stream")
         self.streams = tuple(streams)
         self.seed = seed
-        self.slots = tuple((number, j) for number, stream in enumerate(streams) for j in range(stream.quota))
-        """(stream, j) of every sample of a global batch. Grouped by stream, so that dealing them out in turn spreads each stream."""
-
-    @property
-    def global_batch_size(self) -> int:
-        return len(self.slots)
+        self.batch_size = batch_size
 
     def check_world_size(self, world_size: int) -> None:
         """Raise InputError unless `world_size` ranks divide the global batch."""
-        if self.global_batch_size % world_size:
-            shares = " + ".join(f"{stream.quota} {stream.name}" for stream in self.streams)
+        if self.batch_size % world_size:
+            shares = " + ".join(f"{stream.share} {stream.name}" for stream in self.streams)
             raise InputError(
-                f"data.mix: a global batch of {self.global_batch_size} ({shares}) found, which {world_size} workers do not divide; "
+                f"data.mix: a global batch of {self.batch_size} ({shares}) found, which {world_size} workers do not divide; "
                 f"change the samples to a multiple of {world_size} or cluster.workers"
             )
 
-    def draws(self, step: int, *, rank: int = 0, world_size: int = 1) -> list[Draw]:
-        """The samples of one rank at global step `step` (from 0): each stream's share is even over the ranks, to within one."""
-        return [self._draw(number, step, j) for number, j in self.slots[rank::world_size]]
+    def consumed(self, step: int) -> list[int]:
+        """Samples of each stream in the global batches before `step`.
 
-    def _draw(self, number: int, step: int, j: int) -> Draw:
-        stream = self.streams[number]
-        epoch, offset = divmod(step * stream.quota + j, stream.num_samples)
-        sample = int(permutation(self.seed, stream.name, epoch, stream.num_samples)[offset])
-        return Draw(stream=number, epoch=epoch, offset=offset, sample=sample)
+        Stream after stream takes its part of what is left, rounded down. Each of these roundings is monotone in `step`, so
+        no stream ever takes back a sample; the sum is exact, and a stream is off its exact share by less than the number of
+        streams. Shares that add up to the batch are met exactly in every batch.
+        """
+        left, shares_left = step * self.batch_size, sum(stream.share for stream in self.streams)
+        taken = []
+        for stream in self.streams:
+            taken.append(left * stream.share // shares_left)
+            left -= taken[-1]
+            shares_left -= stream.share
+        return taken
+
+    def quotas(self, step: int) -> list[int]:
+        """Samples of each stream in the global batch of `step`; they add up to the batch."""
+        return [after - before for before, after in zip(self.consumed(step), self.consumed(step + 1), strict=True)]
+
+    def draws(self, step: int, *, rank: int = 0, world_size: int = 1) -> list[Draw]:
+        """The samples of one rank at global step `step` (from 0): each stream's share is even over the ranks, to within one.
+
+        The global batch is grouped by stream, so that dealing it out in turn spreads every stream.
+        """
+        numbers = zip(self.consumed(step), self.consumed(step + 1), strict=True)
+        slots = [(stream, number) for stream, (first, end) in enumerate(numbers) for number in range(first, end)]
+        return [self.draw(*slot) for slot in slots[rank::world_size]]
+
+    def draw(self, stream: int, number: int) -> Draw:
+        """Sample `number` of the endless sequence of a stream."""
+        order = self.streams[stream].order
+        epoch, offset = divmod(number, order.num_samples)
+        return Draw(stream=stream, number=number, epoch=epoch, offset=offset, sample=order.sample(epoch, offset))
 
     def generator(self, draw: Draw) -> np.random.Generator:
         """The generator from which all that is random about this draw is taken: one per (seed, stream, epoch, offset)."""
@@ -101,34 +116,9 @@ class Mixture:
     def seed_of(self, draw: Draw) -> int:
         """A number in 0..2**63-1 for all that is drawn about this draw on the device, independent of `generator`."""
         text = f"{self.seed}/{self.streams[draw.stream].name}/{draw.epoch}/{draw.offset}/device"
-        return int.from_bytes(_digest(text), "big") >> 1
-
-
-@lru_cache(maxsize=64)
-def permutation(seed: int, stream: str, epoch: int, num_samples: int) -> np.ndarray:
-    """(num_samples,) int64, a permutation of 0..num_samples-1 given by the arguments alone.
-
-    It sorts hashes rather than asking numpy for a permutation: numpy does not promise that its shuffles stay the same from
-    version to version, and a run may go on under another one.
-    """
-    key = np.uint64(int.from_bytes(_digest(f"{seed}/{stream}/{epoch}"), "big"))
-    order = np.argsort(_splitmix64(np.arange(num_samples, dtype=np.uint64), key), kind="stable")
-    order.setflags(write=False)  # the cache hands the same array to all
-    return order
+        return int.from_bytes(digest(text), "big") >> 1
 
 
 def name_key(name: str) -> int:
     """A 64-bit number for a name, the same in every process (Python's own hash is not)."""
-    return int.from_bytes(_digest(name), "big")
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.blake2b(text.encode(), digest_size=8).digest()
-
-
-def _splitmix64(counter: np.ndarray, key: np.uint64) -> np.ndarray:
-    """The finaliser of SplitMix64 (Steele et al. 2014) over key + counter * golden gamma; wraps around at 64 bits."""
-    z = key + (counter + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+    return int.from_bytes(digest(name), "big")

@@ -13,6 +13,7 @@ import json
 import mmap
 import os
 import tarfile
+import time
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -25,11 +26,13 @@ from typing import IO, Any
 import numpy as np
 import pyarrow as pa
 
-from data.errors import InputError, UnreadableError
+from data.cache import CacheConfig, CacheFullError, StoreError
+from data.errors import InputError, NoSuchSplitError, UnreadableError
 from data.files import atomic_write, write_text
 from data.images import encode_label
 from data.labels import LabelSpace
-from data.store import Store, open_store
+from data.prefetch import Shard
+from data.store import LocalStore, Store, open_store
 
 FORMAT_VERSION = 2
 
@@ -199,13 +202,18 @@ class Manifest:
                 location=content["location"],
             )
         except FileNotFoundError:
-            there = [name.removesuffix(".json") for name in store.list(".json")]
-            found = f"splits {', '.join(there)} found" if there else "no split found"
-            raise InputError(
+            try:
+                there = [name.removesuffix(".json") for name in store.list(".json")]
+                found = f"splits {', '.join(there)} found" if there else "no split found"
+            except FileNotFoundError:
+                found = "no such folder"
+            raise NoSuchSplitError(
                 f"{store.location}: {found}, expected the shards of split {split!r}; write them with `taxomix prepare`"
             ) from None
         except InputError:
             raise
+        except StoreError as error:
+            raise InputError(f"{error}; expected a store that answers; check the address and the rights") from error
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(f"{path}: {type(error).__name__} {error}; not a manifest of shards, run `taxomix prepare` again") from None
 
@@ -262,11 +270,14 @@ class ShardSplit:
     MAX_OPEN = 64
     """Shards that stay open: as many as one window of the order holds (data/order.py)."""
 
-    def __init__(self, location: str | Path, split: str) -> None:
-        self.store = open_store(location)
+    def __init__(self, location: str | Path, split: str, *, cache: CacheConfig | None = None) -> None:
+        self.store = open_store(location, cache)
         self.manifest = Manifest.read(self.store, split)
         self.location = self.store.location
-        self._shard_store = self.store if self.manifest.location is None else open_store(self.manifest.location)
+        self.store = self.store.versioned(self.manifest.source_fingerprint)
+        self._shard_store = self.store
+        if self.manifest.location is not None:
+            self._shard_store = open_store(self.manifest.location, cache).versioned(self.manifest.source_fingerprint)
         self.index = self._map_index(f"{split}.arrow")
         names = ["shard", "height", "width", "num_boxes", *(f"{member}_{what}" for member in MEMBERS for what in ("offset", "bytes"))]
         self._columns = {name: self.index[name].chunk(0).to_numpy() for name in names}
@@ -278,7 +289,7 @@ class ShardSplit:
     def _map_index(self, name: str) -> pa.Table:
         path, remedy = f"{self.location}/{name}", "run `taxomix prepare ... overwrite=true`"
         try:
-            descriptor = self.store.open(name)
+            descriptor = self.store.open(name, size=None)
         except FileNotFoundError:
             raise InputError(f"{path}: no such file, expected the index of the split; {remedy}") from None
         try:
@@ -296,10 +307,15 @@ class ShardSplit:
     def label_space(self) -> LabelSpace:
         return self.manifest.label_space
 
-    @cached_property
-    def shard_of(self) -> np.ndarray:
-        """(len(self),) int32: number of the shard that each sample lies in."""
-        return self._columns["shard"]
+    @property
+    def is_remote(self) -> bool:
+        """Whether shards are copied to this host before they are read."""
+        return not isinstance(self._shard_store, LocalStore)
+
+    def shard(self, sample: int) -> Shard:
+        """The shard that a sample lies in, to be fetched ahead of need."""
+        info = self.manifest.shards[int(self._columns["shard"][sample])]
+        return Shard(self._shard_store, info.name, info.bytes)
 
     def key(self, sample: int) -> str:
         start, end = self._key_starts[sample : sample + 2]
@@ -343,6 +359,22 @@ class ShardSplit:
         name = self.manifest.shards[shard].name if 0 <= shard < len(self.manifest.shards) else f"shard {shard}"
         return UnreadableError(f"{self._shard_store.location}/{name}: sample {self.key(sample)}: {' '.join(str(reason).split())}")
 
+    def count_lost(self) -> dict[str, int]:
+        """Shard name -> samples of it that lie in a file that is gone or beyond the end of one that was cut short.
+
+        Looks at the sizes of local files alone; of remote shards nothing is known before they are read.
+        """
+        if not isinstance(self._shard_store, LocalStore):
+            return {}
+        ends = np.max([self._columns[f"{member}_offset"] + self._columns[f"{member}_bytes"] for member in MEMBERS], axis=0)
+        lost = {}
+        for number, shard in enumerate(self.manifest.shards):
+            path = self._shard_store.folder / shard.name
+            found = path.stat().st_size if path.is_file() else 0
+            if found < shard.bytes:
+                lost[shard.name] = int(np.count_nonzero(ends[self._columns["shard"] == number] > found))
+        return lost
+
     def _member(self, sample: int, member: str) -> bytes:
         offset, size = int(self._columns[f"{member}_offset"][sample]), int(self._columns[f"{member}_bytes"][sample])
         return self._shard(int(self._columns["shard"][sample])).read(offset, size)
@@ -354,14 +386,24 @@ class ShardSplit:
                 return self._open[number]
         if not 0 <= number < len(self.manifest.shards):
             raise ValueError(f"shard {number} of {len(self.manifest.shards)}")
-        info = self.manifest.shards[number]
         # Outside the lock: it may mean a download. Two threads may open the same shard at once, which does no harm.
-        opened = _OpenShard(self._shard_store.open(info.name, size=info.bytes))
+        opened = _OpenShard(self._open_copy(self.manifest.shards[number]))
         with self._lock:
             self._open[number] = opened
             while len(self._open) > self.MAX_OPEN:
                 self._open.popitem(last=False)
         return opened
+
+    def _open_copy(self, info: ShardInfo) -> int:
+        """A descriptor of a shard. Where the cache is full of what is open, this split closes all of its own and tries again."""
+        for seconds in (0.0, 0.1, 0.5, 2.0):
+            try:
+                return self._shard_store.open(info.name, size=info.bytes)
+            except CacheFullError:
+                with self._lock:
+                    self._open.clear()
+                time.sleep(seconds)
+        return self._shard_store.open(info.name, size=info.bytes)
 
 
 class _OpenShard:

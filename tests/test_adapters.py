@@ -115,7 +115,7 @@ def test_the_official_layout_reads_back_id_by_id(
 def test_original_jpeg_bytes_are_kept(tmp_path: Path) -> None:
     write_voc(tmp_path)
     assert prepare("voc", tmp_path, tmp_path / "out") == 0
-    jpeg = ShardSplit(tmp_path / "out" / "voc", "val").read(0).jpeg
+    jpeg = ShardSplit(tmp_path / "out" / "voc", "val").read(0).image
     assert jpeg == (tmp_path / "VOCdevkit/VOC2012/JPEGImages/2007_000033.jpg").read_bytes()
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -144,7 +145,16 @@ def global_batch(step: int) -> Batch:
     labels = torch.randint(0, 5, (4, 64, 64), dtype=torch.uint8, generator=generator)
     labels[0, : 10 * step] = 255
     rows = {"a": torch.tensor([0, 1, 2]), "b": torch.tensor([3])}
-    return Batch(images=images, labels=labels, rows=rows, seeds=torch.arange(len(images)), sample_ids=("w", "x", "y", "z"), step=step)
+    return Batch(
+        images=images,
+        labels=labels,
+        rows=rows,
+        roles={},
+        seeds=torch.arange(len(images)),
+        sample_ids=("w", "x", "y", "z"),
+        label_pixels=torch.zeros(2, 256, dtype=torch.int64),
+        step=step,
+    )
 
 
 def share(batch: Batch, rank: int, world_size: int) -> Batch:
@@ -153,7 +163,7 @@ def share(batch: Batch, rank: int, world_size: int) -> Batch:
         name: torch.tensor([mine.index(i) for i in index.tolist() if i in mine], dtype=torch.int64) for name, index in batch.rows.items()
     }
     ids = tuple(batch.sample_ids[i] for i in mine)
-    return Batch(images=batch.images[mine], labels=batch.labels[mine], rows=rows, seeds=batch.seeds[mine], sample_ids=ids, step=batch.step)
+    return replace(batch, images=batch.images[mine], labels=batch.labels[mine], rows=rows, seeds=batch.seeds[mine], sample_ids=ids)
 
 
 @pytest.mark.timeout(120)

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -5,9 +6,10 @@ import pytest
 import torch
 
 from data.errors import InputError
-from data.loader import BatchLoader
-from data.mixture import Mixture, Stream
+from data.loader import BatchLoader, StreamSource
+from data.mixture import Role
 from data.shards import ShardSplit
+from data.streams import StreamConfig, build_mixture
 from data.transforms import CropConfig
 from data.types import Batch
 
@@ -15,11 +17,20 @@ NAMES = ("disks", "tones", "boxed")
 QUOTAS = (1, 2, 1)
 
 
-def loader(shards: Path, *, rank: int = 0, world_size: int = 1, num_threads: int = 2) -> BatchLoader:
-    splits = [ShardSplit(shards / name, "train") for name in NAMES]
-    streams = [Stream(name=name, num_samples=len(split), quota=quota) for name, split, quota in zip(NAMES, splits, QUOTAS, strict=True)]
-    crop = CropConfig(size=(48, 64))
-    return BatchLoader(Mixture(streams, seed=5), splits, NAMES, crop, rank=rank, world_size=world_size, num_threads=num_threads)
+def loader(
+    shards: Path,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    num_threads: int = 2,
+    max_skipped: int = 0,
+    roles: tuple[Role, ...] = ("labelled", "labelled", "labelled"),
+) -> BatchLoader:
+    splits = {name: ShardSplit(shards / name, "train") for name in NAMES}
+    streams = {name: StreamConfig(samples=quota, role=role) for name, quota, role in zip(NAMES, QUOTAS, roles, strict=True)}
+    mixture = build_mixture(streams, splits, {name: split.label_space.view() for name, split in splits.items()}, seed=5)
+    sources = [StreamSource(dataset=name, split=split, crop=CropConfig(size=(48, 64))) for name, split in splits.items()]
+    return BatchLoader(mixture, sources, rank=rank, world_size=world_size, num_threads=num_threads, max_skipped=max_skipped)
 
 
 def same(first: Batch, second: Batch) -> bool:
@@ -66,6 +77,91 @@ def test_every_dataset_is_a_key_on_every_rank(shards: Path) -> None:
     batches = [next(loader(shards, rank=rank, world_size=4).batches(0, 1)) for rank in range(4)]
     assert all(set(batch.rows) == set(NAMES) for batch in batches)
     assert [len(batch.rows["disks"]) for batch in batches] == [1, 0, 0, 0]
+
+
+def test_200_steps_give_the_same_samples_on_any_number_of_ranks_and_across_resumes(shards: Path) -> None:
+    """Keys and pixels as they come out of the loaders: 1, 2 and 4 ranks, other numbers of threads, stops in between."""
+    whole = [(batch.sample_ids, batch.seeds.tolist(), batch.images.sum().item()) for batch in loader(shards).batches(0, 200)]
+    for pieces in ([(0, 200, 2)], [(0, 200, 4)], [(0, 61, 1), (61, 62, 4), (62, 150, 2), (150, 200, 4)]):
+        seen = []
+        for begin, end, world_size in pieces:
+            ranks = [
+                loader(shards, rank=rank, world_size=world_size, num_threads=1 + rank % 3).batches(begin, end) for rank in range(world_size)
+            ]
+            seen += [undealt(batches) for batches in zip(*ranks, strict=True)]
+        assert seen == whole
+
+
+def undealt(batches: tuple[Batch, ...]) -> tuple[tuple[str, ...], list[int], int]:
+    """The global batch that `batches` are the ranks' shares of: sample ids, seeds, the sum of all pixels."""
+    ids = [""] * sum(len(batch.sample_ids) for batch in batches)
+    seeds = [0] * len(ids)
+    for rank, batch in enumerate(batches):
+        ids[rank :: len(batches)] = batch.sample_ids
+        seeds[rank :: len(batches)] = batch.seeds.tolist()
+    return tuple(ids), seeds, sum(batch.images.sum().item() for batch in batches)
+
+
+def test_labels_of_unlabelled_and_target_streams_are_hidden(shards: Path) -> None:
+    batch = next(loader(shards, roles=("labelled", "unlabelled", "target")).batches(0, 1))
+    assert {role: rows.tolist() for role, rows in batch.roles.items()} == {"labelled": [0], "unlabelled": [1, 2], "target": [3]}
+    assert set(np.unique(batch.labels[0])) > {0}
+    assert (batch.labels[1:] == 255).all()
+    plain = next(loader(shards).batches(0, 1))
+    assert torch.equal(batch.images, plain.images)
+    assert not torch.equal(batch.labels, plain.labels)
+
+
+def test_pixels_of_each_label_are_counted(shards: Path) -> None:
+    for batch in loader(shards).batches(0, 3):
+        for stream, rows in enumerate(batch.rows.values()):
+            assert torch.equal(batch.label_pixels[stream], torch.bincount(batch.labels[rows].flatten().long(), minlength=256))
+
+
+@pytest.fixture
+def with_bad_samples(shards: Path, tmp_path: Path) -> tuple[Path, set[str]]:
+    """The shards with two pictures of tones overwritten: one with nonsense, one whose label has become no PNG; and their keys."""
+    for name in NAMES:
+        shutil.copytree(shards / name, tmp_path / name)
+    split = ShardSplit(tmp_path / "tones", "train")
+    bad = set()
+    for sample, member in ((2, "image"), (7, "label")):
+        row = split.index.slice(sample, 1).to_pylist()[0]
+        with (tmp_path / "tones" / split.manifest.shards[row["shard"]].name).open("r+b") as file:
+            file.seek(row[f"{member}_offset"])
+            file.write(bytes(range(64)))
+        bad.add(row["key"])
+    return tmp_path, bad
+
+
+def test_what_cannot_be_read_is_replaced_by_the_next_of_its_stream_alike_on_every_rank(
+    shards: Path, with_bad_samples: tuple[Path, set[str]], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, bad = with_bad_samples
+    good = list(loader(shards).batches(0, 20))
+    whole = list(loader(folder, max_skipped=2).batches(0, 20))
+    stream = [sample for batch in good for sample in batch.sample_ids if sample.startswith("tones/")]
+    for before, after in zip(good, whole, strict=True):
+        for one, other in zip(before.sample_ids, after.sample_ids, strict=True):
+            if one not in stream or one.split("/")[-1] not in bad:
+                assert other == one
+                continue
+            following = [sample for sample in stream[stream.index(one) :] if sample.split("/")[-1] not in bad]
+            assert not following or other == following[0]
+    for world_size in (2, 4):
+        ranks = [loader(folder, rank=rank, world_size=world_size, max_skipped=2).batches(0, 20) for rank in range(world_size)]
+        for batches, batch in zip(zip(*ranks, strict=True), whole, strict=True):
+            assert undealt(batches)[0] == batch.sample_ids
+    lines = [record.message for record in caplog.records if "epoch 0" in record.message]
+    assert any("stream tones, epoch 0: passed over (1 of at most 2)" in line and "tones/train-0000" in line for line in lines)
+    assert all(any(f"sample {key}: " in line for line in lines) for key in bad)
+
+
+def test_too_many_unreadable_samples_end_the_run(with_bad_samples: tuple[Path, set[str]]) -> None:
+    with pytest.raises(
+        InputError, match=r"data\.mix\.tones: 2 samples of epoch 0 cannot be read, data\.max_skipped=1 .*sample train_0\d: does not decode"
+    ):
+        list(loader(with_bad_samples[0], max_skipped=1).batches(0, 20))
 
 
 def test_a_sample_that_does_not_decode_is_named(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,31 +2,62 @@
 
 from collections import Counter
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from data.errors import InputError
-from data.mixture import Mixture, Stream, permutation
+from data.mixture import Draw, Mixture, Stream
+from data.order import WindowedOrder
 
 streams_of = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 9)), min_size=1, max_size=4)
 
 
-def mixture(shape: list[tuple[int, int]], seed: int = 0) -> Mixture:
-    return Mixture([Stream(name=f"stream {i}", num_samples=n, quota=q) for i, (n, q) in enumerate(shape)], seed=seed)
+def mixture(shape: list[tuple[int, int]], seed: int = 0, batch_size: int | None = None) -> Mixture:
+    """Streams of so many samples and such a share each, in shards of 7."""
+    streams = [
+        Stream(name=f"stream {i}", order=WindowedOrder(seed, f"stream {i}", [7] * (n // 7) + [n % 7]), share=share)
+        for i, (n, share) in enumerate(shape)
+    ]
+    return Mixture(streams, seed=seed, batch_size=batch_size or sum(share for _, share in shape))
 
 
-@given(streams_of, st.integers(0, 500), st.sampled_from([1, 2, 3, 4, 8]))
-def test_ranks_share_one_global_batch(shape: list[tuple[int, int]], step: int, world_size: int) -> None:
-    mix = mixture(shape)
+@given(streams_of, st.integers(0, 500), st.sampled_from([1, 2, 3, 4, 8]), st.integers(1, 30) | st.none())
+def test_ranks_share_one_global_batch(shape: list[tuple[int, int]], step: int, world_size: int, batch_size: int | None) -> None:
+    mix = mixture(shape, batch_size=batch_size)
     whole = mix.draws(step)
+    assert len(whole) == mix.batch_size
     shares = [mix.draws(step, rank=rank, world_size=world_size) for rank in range(world_size)]
     assert Counter(draw for share in shares for draw in share) == Counter(whole)
-    for number, (_, quota) in enumerate(shape):
+    for number, quota in enumerate(mix.quotas(step)):
         per_rank = [sum(draw.stream == number for draw in share) for share in shares]
         assert sum(per_rank) == quota
         assert max(per_rank) - min(per_rank) <= 1
+
+
+@pytest.mark.parametrize(
+    ("world_size", "expected"), [(1, [[1, 2, 1]]), (2, [[1, 1, 0], [0, 1, 1]]), (4, [[1, 0, 0], [0, 1, 0], [0, 1, 0], [0, 0, 1]])]
+)
+def test_1_2_1_on_1_2_and_4_ranks(world_size: int, expected: list[list[int]]) -> None:
+    mix = mixture([(9, 1), (9, 2), (9, 1)])
+    for step in range(5):
+        ranks = [mix.draws(step, rank=rank, world_size=world_size) for rank in range(world_size)]
+        assert [[sum(draw.stream == stream for draw in rank) for stream in range(3)] for rank in ranks] == expected
+
+
+@given(streams_of, st.integers(1, 30), st.integers(0, 1000))
+def test_shares_are_kept_at_every_moment(shape: list[tuple[int, int]], batch_size: int, step: int) -> None:
+    mix = mixture(shape, batch_size=batch_size)
+    consumed, total = mix.consumed(step), sum(share for _, share in shape)
+    assert sum(consumed) == step * batch_size
+    for number, (_, share) in zip(consumed, shape, strict=True):
+        assert abs(number - step * batch_size * share / total) < len(shape)
+    assert min(mix.quotas(step)) >= 0
+
+
+@given(streams_of, st.integers(0, 10**9))
+def test_fixed_quotas_are_met_in_every_batch(shape: list[tuple[int, int]], step: int) -> None:
+    assert mixture(shape).quotas(step) == [share for _, share in shape]
 
 
 @given(st.integers(1, 50), st.integers(1, 9), st.integers(0, 3))
@@ -35,52 +66,53 @@ def test_every_epoch_holds_every_sample_once(num_samples: int, quota: int, seed:
     draws = [draw for step in range(-(-3 * num_samples // quota)) for draw in mix.draws(step)]
     for epoch in range(3):
         assert sorted(draw.sample for draw in draws if draw.epoch == epoch) == list(range(num_samples))
-    assert [draw.epoch * num_samples + draw.offset for draw in draws] == list(range(len(draws)))
+    assert [draw.number for draw in draws] == list(range(len(draws)))
+
+
+def test_200_steps_are_the_same_on_1_2_4_and_8_ranks_and_across_resumes() -> None:
+    """Stopped and gone on at changing world sizes: the same global sequence, nothing lost, nothing twice."""
+    shape, steps = [(367, 2), (89, 5), (10, 1)], 200
+    whole = [mixture(shape).draws(step) for step in range(steps)]
+    for world_size in (2, 4, 8):
+        assert [undeal(mixture(shape), step, world_size) for step in range(steps)] == whole
+    stops, world_sizes = [0, 37, 38, 111, 160, steps], [1, 8, 2, 4, 1]
+    resumed = [
+        undeal(mixture(shape), step, world_size)
+        for begin, end, world_size in zip(stops, stops[1:], world_sizes, strict=False)
+        for step in range(begin, end)
+    ]
+    assert resumed == whole
+    for stream in range(3):
+        numbers = [draw.number for batch in resumed for draw in batch if draw.stream == stream]
+        assert numbers == list(range(len(numbers)))
+
+
+def undeal(mix: Mixture, step: int, world_size: int) -> list[Draw]:
+    """The global batch of `step`, put together again from what the ranks were dealt."""
+    whole: list[Draw | None] = [None] * mix.batch_size
+    for rank in range(world_size):
+        whole[rank::world_size] = mix.draws(step, rank=rank, world_size=world_size)
+    assert None not in whole
+    return [draw for draw in whole if draw is not None]
 
 
 def test_resuming_needs_the_step_alone() -> None:
-    shape = [(367, 2), (89, 4), (10, 2)]
-    before = [mixture(shape).draws(step) for step in range(200)]
-    assert [mixture(shape).draws(step) for step in range(117, 200)] == before[117:]
-    assert mixture(shape).draws(10**9)
-
-
-def test_the_order_is_pinned() -> None:
-    """A change of the order would silently change every run that goes on: it has to be meant."""
-    assert permutation(0, "streets_fine", 0, 10).tolist() == PINNED
-    assert permutation(0, "streets_fine", 1, 10).tolist() != PINNED
-    assert permutation(0, "streets_coarse", 0, 10).tolist() != PINNED
-    assert permutation(1, "streets_fine", 0, 10).tolist() != PINNED
-
-
-PINNED = [6, 7, 9, 2, 8, 5, 3, 1, 0, 4]
-
-
-def test_the_shuffle_is_uniform() -> None:
-    """Over many epochs each sample is at each place equally often, and follows each other sample equally often."""
-    num_samples, epochs = 12, 6000
-    orders = np.stack([permutation.__wrapped__(7, "x", epoch, num_samples) for epoch in range(epochs)])
-    places = np.stack([np.bincount(orders[:, place], minlength=num_samples) for place in range(num_samples)])
-    pairs = np.zeros((num_samples, num_samples))
-    np.add.at(pairs, (orders[:, :-1].ravel(), orders[:, 1:].ravel()), 1)
-    off_diagonal = pairs[~np.eye(num_samples, dtype=bool)]
-    # Chi-square per degree of freedom: 1 for uniform, with a spread of about sqrt(2 / 121) = 0.13.
-    for counts in (places.ravel(), off_diagonal):
-        expected = counts.mean()
-        assert ((counts - expected) ** 2 / expected).sum() / len(counts) < 1.4
+    assert mixture([(367, 2), (89, 4)]).draws(10**9)
 
 
 def test_generators_differ_by_draw_and_not_by_process() -> None:
     mix = mixture([(50, 4), (50, 4)])
-    firsts = [mix.generator(draw).random() for step in range(20) for draw in mix.draws(step)]
+    draws = [draw for step in range(20) for draw in mix.draws(step)]
+    firsts = [mix.generator(draw).random() for draw in draws]
     assert len(set(firsts)) == len(firsts)
-    assert firsts == [mix.generator(draw).random() for step in range(20) for draw in mix.draws(step)]
+    assert firsts == [mixture([(50, 4), (50, 4)]).generator(draw).random() for draw in draws]
+    assert len({mix.seed_of(draw) for draw in draws}) == len(draws)
 
 
 def test_what_cannot_be_mixed_is_told() -> None:
     with pytest.raises(InputError, match=r"data\.mix: empty"):
-        Mixture([], seed=0)
+        Mixture([], seed=0, batch_size=1)
     with pytest.raises(InputError, match=r"data\.mix\.a: no samples found"):
-        Mixture([Stream(name="a", num_samples=0, quota=1)], seed=0)
+        Mixture([Stream(name="a", order=WindowedOrder(0, "a", [0]), share=1)], seed=0, batch_size=1)
     with pytest.raises(InputError, match=r"a global batch of 5 \(2 stream 0 \+ 3 stream 1\) found, which 2 workers do not divide"):
         mixture([(4, 2), (4, 3)]).check_world_size(2)

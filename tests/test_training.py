@@ -196,7 +196,7 @@ def test_a_loss_that_is_no_number_stops_the_run(
         (["data.mix={}"], "data.mix: empty"),
         (["data.mix={disks: 0}"], "data.mix: 0 samples found"),
         (["data.mix={nothing: 2}"], "nothing: no such folder, expected the shards of split 'train'"),
-        (["data.mix={disks: 2}", "data.val_split=test"], "disks: splits train, val found, expected the shards of split 'test'"),
+        (["data.mix={disks: 2}", "data.val_split=test"], "data.val_split=test: no dataset of the mix has it with labels"),
         (["trainer.weights={disc: 1.0}"], "trainer.weights.disc: no such dataset in data.mix"),
         (["data.mix={disks: {samples: 2, role: unlabelled}}"], "data.mix.disks.role: unlabelled found, expected labelled"),
         (["seed=-1"], "seed: -1 found"),

@@ -1,12 +1,16 @@
 """One job, as frozen dataclasses. `conf/` has a file for every choice; `data.config.build` makes this of it, once."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from data.cache import CacheConfig
+from data.crop_presets import named_crop
 from data.errors import InputError
-from data.mixture import StreamConfig
+from data.order import WINDOW
+from data.photometric import PhotometricConfig, named_photometric
+from data.streams import FixedQuota, QuotaConfig, StreamConfig
 from data.transforms import CropConfig
 from models.network import NetworkConfig
 from models.outputs import OutputsConfig
@@ -35,29 +39,62 @@ class RunConfig:
 class DataConfig:
     """What a job trains on."""
 
-    root: Path
-    """Folder of the prepared datasets."""
-    mix: dict[str, int | StreamConfig]
-    """Stream name -> its samples in each global batch, or more about it."""
-    crop: CropConfig
+    root: str
+    """Folder or fsspec URL of the prepared datasets."""
+    mix: tuple[str, ...] | dict[str, int | StreamConfig]
+    """Stream name -> its samples in each global batch, or more about it; or the names alone, where `quota` says how many."""
+    crop: str | CropConfig
+    """Geometry of the training crops, or the name of a paper's (data/crop_presets.py)."""
+    photometric: str | PhotometricConfig = "none"
+    """What is done to colours and sharpness on the device, or the name of a preset (data/photometric.py)."""
+    quota: QuotaConfig = field(default_factory=FixedQuota)
+    """How many samples of each stream a global batch holds."""
+    views: dict[str, str] = field(default_factory=dict)
+    """Dataset -> the view of its labels that is trained and evaluated; the dataset's default where not given."""
     val_split: str = "val"
-    """Split that each dataset of the mix is evaluated on."""
+    """Split that each dataset of the mix is evaluated on; those that have none are trained on alone."""
     threads: int = 2
     """Reading threads of each worker."""
+    window: int | None = WINDOW
+    """Samples that are shuffled together, and so how far ahead remote shards are needed; null: the whole split."""
+    max_skipped: int = 10
+    """Samples that cannot be read and are passed over, for each stream and epoch; one more ends the run."""
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    """Where copies of remote shards are kept."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "root", self.root.absolute())  # workers run in folders of their own
-        if self.threads < 1:
-            raise InputError(f"data.threads: {self.threads} found, expected at least 1; raise it")
+        if "://" not in self.root:
+            object.__setattr__(self, "root", str(Path(self.root).expanduser().absolute()))  # workers run in folders of their own
+        for name, least in (("threads", 1), ("max_skipped", 0), ("window", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InputError(f"data.{name}: {value} found, expected at least {least}; raise it")
+        for stream in self.streams.values():
+            self.crop_of(stream)  # tells of a name that is none
+        if isinstance(self.photometric, str):
+            object.__setattr__(self, "photometric", named_photometric(self.photometric))
+        twice = sorted({name for name in self.mix if isinstance(self.mix, tuple) and self.mix.count(name) > 1})
+        if twice:
+            raise InputError(f"data.mix: {twice[0]} given twice, expected each name once; remove one")
 
     @property
     def streams(self) -> dict[str, StreamConfig]:
+        if isinstance(self.mix, tuple):
+            return {name: StreamConfig() for name in self.mix}
         return {name: StreamConfig(samples=entry) if isinstance(entry, int) else entry for name, entry in self.mix.items()}
 
     @property
     def stream_datasets(self) -> dict[str, str]:
         """Stream name -> name of its dataset."""
         return {name: stream.dataset or name for name, stream in self.streams.items()}
+
+    def crop_of(self, stream: StreamConfig) -> CropConfig:
+        crop = self.crop if stream.crop is None else stream.crop
+        return named_crop(crop) if isinstance(crop, str) else crop
+
+    def location(self, dataset: str) -> str:
+        """Folder or URL of a prepared dataset."""
+        return f"{self.root.rstrip('/')}/{dataset}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,5 +160,15 @@ class JobConfig:
             raise InputError(f"seed: {self.seed} found, expected 0 or more; choose another")
 
 
-FREE_TO_CHANGE = ("run", "cluster", "data.root", "data.threads", "loop.log_every", "loop.keep_checkpoints", "loop.overlays")
+FREE_TO_CHANGE = (
+    "run",
+    "cluster",
+    "data.root",
+    "data.threads",
+    "data.max_skipped",
+    "data.cache",
+    "loop.log_every",
+    "loop.keep_checkpoints",
+    "loop.overlays",
+)
 """Keys in which a resumed run may differ from how it was started: they do not change what is learnt."""

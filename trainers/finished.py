@@ -1,5 +1,6 @@
 """`taxomix evaluate`: a run's checkpoint on a split of its datasets. And the model of a run, for all that use one."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,11 @@ def open_run(run: Path, checkpoint: str) -> tuple[SegmentationModel, JobConfig, 
     return model_from_checkpoint(state, job, default_device()), job, state
 
 
-def evaluate_run(run: Path, *, checkpoint: str, split: str, root: Path | None, num_overlays: int) -> Path:
+def evaluate_run(run: Path, *, checkpoint: str, split: str, root: str | None, num_overlays: int) -> Path:
     """Evaluate a run on `split` of each of its datasets, below `root` or where it was trained; returns evaluation.json."""
     model, job, state = open_run(run, checkpoint)
-    where = root or job.data.root
-    splits = {name: ShardSplit(where / name, split) for name in model.outputs.views}
+    config = replace(job.data, root=root or job.data.root)
+    splits = {name: ShardSplit(config.location(name), split, cache=config.cache) for name in model.outputs.views}
     for name, opened in splits.items():
         if opened.label_space.to_dict() != state["label_spaces"][name]:
             raise InputError(

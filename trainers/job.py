@@ -1,82 +1,134 @@
 """From a JobConfig to the objects that train: the one place where the parts are put together."""
 
-from dataclasses import dataclass, replace
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from data.config import to_plain
-from data.errors import InputError
+from data.errors import InputError, NoSuchSplitError
 from data.labels import LabelSpace, View
-from data.loader import BatchLoader
-from data.mixture import Mixture, Stream
+from data.loader import BatchLoader, StreamSource
+from data.mixture import WITH_LABELS, Mixture
 from data.shards import ShardSplit
+from data.streams import build_mixture
 from models.network import SegmentationModel, build_model
 from trainers.config import DataConfig, JobConfig
 from trainers.flat import FlatTrainer
 from trainers.ranks import Ranks
+
+log = logging.getLogger(__name__)
 
 TRAINERS = {"flat": FlatTrainer}
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobData:
-    """The opened data of a job. `train` and `datasets` go with the streams of `mixture`, `val` is by dataset."""
+    """The opened data of a job: `train` by stream, `views` and `val` by dataset; a dataset without that split is not in `val`."""
 
     mixture: Mixture
-    train: tuple[ShardSplit, ...]
-    datasets: tuple[str, ...]
+    train: dict[str, ShardSplit]
+    datasets: dict[str, str]
+    """Stream -> its dataset."""
+    views: dict[str, View]
     val: dict[str, ShardSplit]
 
     @property
     def label_spaces(self) -> dict[str, LabelSpace]:
-        return {name: split.label_space for name, split in zip(self.datasets, self.train, strict=True)}
-
-    @property
-    def views(self) -> dict[str, View]:
-        return {name: space.view() for name, space in self.label_spaces.items()}
+        return {self.datasets[stream]: split.label_space for stream, split in self.train.items()}
 
 
 def open_data(config: DataConfig, *, seed: int) -> JobData:
     """Open every split of the mix, training and validation. Raises InputError for whatever of it cannot be used."""
     if not config.mix:
         raise InputError("data.mix: empty, expected at least one dataset; give for example 'data.mix={mydata: 8}'")
-    if not config.root.is_dir():
+    if "://" not in config.root and not Path(config.root).is_dir():
         raise InputError(
             f"data.root={config.root}: no such folder, expected prepared datasets; run `taxomix prepare dataset=... out={config.root}`"
         )
-    root = config.root
     datasets = config.stream_datasets
-    train = {name: ShardSplit(root / datasets[name], stream.split) for name, stream in config.streams.items()}
-    val = {dataset: ShardSplit(root / dataset, config.val_split) for dataset in dict.fromkeys(datasets.values())}
+    opened: dict[tuple[str, str], ShardSplit] = {}
+    for name, stream in config.streams.items():
+        place = (datasets[name], stream.split)
+        if place not in opened:  # streams of one split share its open files
+            opened[place] = ShardSplit(config.location(datasets[name]), stream.split, cache=config.cache)
+    train = {name: opened[datasets[name], stream.split] for name, stream in config.streams.items()}
+    val = _open_val(config, dict.fromkeys(datasets.values()))
     spaces: dict[str, LabelSpace] = {}
     for name, split in [*((datasets[name], split) for name, split in train.items()), *val.items()]:
         if spaces.setdefault(name, split.label_space) != split.label_space:
             raise InputError(f"{split.location}: splits with different label spaces found, expected one; prepare the dataset again")
-    streams = [
-        Stream(name=name, num_samples=len(train[name]), quota=stream.samples, role=stream.role) for name, stream in config.streams.items()
-    ]
-    return JobData(mixture=Mixture(streams, seed=seed), train=tuple(train.values()), datasets=tuple(datasets.values()), val=val)
+    unknown = sorted(config.views.keys() - spaces.keys())
+    if unknown:
+        raise InputError(f"data.views.{unknown[0]}: no such dataset in data.mix, expected one of {', '.join(spaces)}; remove it")
+    views = {name: space.view(config.views.get(name)) for name, space in spaces.items()}
+    stream_views = {name: views[dataset] for name, dataset in datasets.items()}
+    mixture = build_mixture(config.streams, train, stream_views, seed=seed, quota=config.quota, window=config.window)
+    return JobData(mixture=mixture, train=train, datasets=datasets, views=views, val=val)
+
+
+def _open_val(config: DataConfig, datasets: Iterable[str]) -> dict[str, ShardSplit]:
+    val = {}
+    for dataset in datasets:
+        try:
+            split = ShardSplit(config.location(dataset), config.val_split, cache=config.cache)
+        except NoSuchSplitError:
+            continue
+        if split.label_space.supervision != "none":
+            val[dataset] = split
+    if not val:
+        raise InputError(
+            f"data.val_split={config.val_split}: no dataset of the mix has it with labels, expected at least one to be evaluated; "
+            "prepare it, or name another split"
+        )
+    return val
 
 
 def check_job(job: JobConfig, *, world_size: int) -> None:
     """Find out, without training, whether `job` can run on `world_size` workers. Raises InputError."""
     data = open_data(job.data, seed=job.seed)
     data.mixture.check_world_size(world_size)
+    check_trainable(job, data)
+    for name, split in data.train.items():
+        check_whole(name, split, job.data.max_skipped)
+
+
+def check_trainable(job: JobConfig, data: JobData) -> None:
+    """Raise InputError where the trainer cannot use a stream, or is given a weight for a dataset that is not there."""
     for name, stream in job.data.streams.items():
-        if stream.role != "labelled":
-            raise InputError(f"data.mix.{name}.role: {stream.role} found, expected labelled; trainer={job.trainer.name} uses no other role")
-    unknown = sorted(job.trainer.weights.keys() - set(data.datasets))
+        if stream.role not in WITH_LABELS:
+            raise InputError(
+                f"data.mix.{name}.role: {stream.role} found, expected {' or '.join(WITH_LABELS)}; trainer={job.trainer.name} uses no other"
+            )
+        if data.train[name].label_space.supervision == "none":
+            raise InputError(f"data.mix.{name}: a dataset without labels found, expected labels; remove the stream")
+    unknown = sorted(job.trainer.weights.keys() - data.views.keys())
     if unknown:
+        raise InputError(f"trainer.weights.{unknown[0]}: no such dataset in data.mix, expected one of {', '.join(sorted(data.views))}")
+
+
+def check_whole(stream: str, split: ShardSplit, max_skipped: int) -> None:
+    """Raise InputError where shards that are gone or cut make more samples unreadable than may be passed over; log fewer."""
+    lost = split.count_lost()
+    number = sum(lost.values())
+    if not number:
+        return
+    names = ", ".join(list(lost)[:3]) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
+    text = f"data.mix.{stream}: {number} samples lie in shards that are gone or cut short ({split.location}: {names})"
+    if number > max_skipped:
         raise InputError(
-            f"trainer.weights.{unknown[0]}: no such dataset in data.mix, expected one of {', '.join(sorted(set(data.datasets)))}"
+            f"{text}, data.max_skipped={max_skipped} are passed over; restore the shards, or run `taxomix prepare ... overwrite=true`"
         )
+    log.warning("%s; they will be passed over", text)
 
 
 def build_loader(job: JobConfig, data: JobData, ranks: Ranks) -> BatchLoader:
-    low, high = job.data.crop.scale
-    crop = replace(job.data.crop, scale=(low * job.model.input_scale, high * job.model.input_scale))
+    crops = {name: job.data.crop_of(stream).scaled_by(job.model.input_scale) for name, stream in job.data.streams.items()}
+    sources = [StreamSource(dataset=data.datasets[name], split=split, crop=crops[name]) for name, split in data.train.items()]
     place = {"rank": ranks.rank, "world_size": ranks.world_size}
-    return BatchLoader(data.mixture, data.train, data.datasets, crop, num_threads=job.data.threads, **place)
+    return BatchLoader(data.mixture, sources, num_threads=job.data.threads, max_skipped=job.data.max_skipped, **place)
 
 
 def build_trainer(job: JobConfig, views: dict[str, View], device: torch.device) -> FlatTrainer:
@@ -92,27 +144,29 @@ def checkpoint_header(job: JobConfig, data: JobData) -> dict[str, object]:
     return {
         "job": to_plain(job),
         "label_spaces": {name: space.to_dict() for name, space in data.label_spaces.items()},
-        "sources": _sources(job, data),
+        "sources": _sources(data),
     }
 
 
-def _sources(job: JobConfig, data: JobData) -> dict[str, str]:
-    return {name: split.manifest.source_fingerprint for name, split in zip(job.data.streams, data.train, strict=True)}
+def _sources(data: JobData) -> dict[str, str]:
+    return {name: split.manifest.source_fingerprint for name, split in data.train.items()}
 
 
 def check_same_data(state: dict[str, object], job: JobConfig, data: JobData) -> None:
     """Raise InputError where a run would go on with other data than it was started with."""
-    for name, fingerprint in _sources(job, data).items():
+    for name, fingerprint in _sources(data).items():
         if state["sources"][name] != fingerprint:  # type: ignore[index]
-            folder = job.data.root / job.data.stream_datasets[name]
-            raise InputError(f"{folder}: prepared anew since the run was started; choose another run.name, or restore the shards")
+            raise InputError(
+                f"{job.data.location(data.datasets[name])}: prepared anew since the run was started; choose another run.name, or "
+                "restore the shards"
+            )
 
 
 def model_from_checkpoint(state: dict[str, object], job: JobConfig, device: torch.device) -> SegmentationModel:
     """The model of a checkpoint, in evaluation mode."""
     entries = state["label_spaces"]
     assert isinstance(entries, dict)
-    views = {name: LabelSpace.from_dict(entry, origin="checkpoint").view() for name, entry in entries.items()}
+    views = {name: LabelSpace.from_dict(entry, origin="checkpoint").view(job.data.views.get(name)) for name, entry in entries.items()}
     trainer = build_trainer(job, views, device)
     trainer.load_state_dict(state["model"])  # type: ignore[arg-type]
     return trainer.model.eval()

@@ -1,15 +1,20 @@
 """The training loop: batches through the step, with evaluation, checkpoints and logging in between."""
 
-import hashlib
 import inspect
+import json
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from data.files import write_text
+from data.order import digest
+from data.photometric import PhotometricConfig, augment
+from data.types import Batch
 from models.batchnorm import synchronise_batchnorm
 from trainers.config import JobConfig
 from trainers.evaluation import all_scores, evaluate, mean_miou, write_evaluation
@@ -56,6 +61,8 @@ class Training:
         self.step = 0
         """Steps done."""
         self.best_score = float("-inf")
+        self.label_pixels = torch.zeros(len(self.data.train), 256, dtype=torch.int64)
+        """Pixels of each native id that this rank has trained on, by stream; the main rank's hold what a checkpoint counted."""
 
     def resume(self) -> None:
         """Go on from the last whole checkpoint of the run, if there is one."""
@@ -68,6 +75,7 @@ class Training:
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.best_score = state["step"], state["best_score"]
         if self.ranks.is_main:
+            self.label_pixels += state["label_pixels"]
             print(f"{self.folder.path}: going on from step {self.step}", flush=True)
             self.folder.checkpoints.discard_after(self.step)
             if state["score"] == self.best_score:  # the process may have died between writing it and naming it the best
@@ -75,11 +83,13 @@ class Training:
 
     def run(self, report: Report) -> None:
         loop, schedule = self.job.loop, self.job.schedule
-        watch = Watch(self.folder, self.ranks, loop, done=self.step, global_batch_size=self.data.mixture.global_batch_size)
+        watch = Watch(self.folder, self.ranks, loop, done=self.step, mixture=self.data.mixture)
         batches = self.loader.batches(self.step, loop.steps)
         while self.step < loop.steps:
             with watch.waiting_for_data():
                 batch = next(batches).to(self.ranks.device)
+            batch = self._augmented(batch)
+            self.label_pixels += batch.label_pixels
             lr = learning_rate(self.job.optim.lr, schedule, self.step, loop.steps)
             set_learning_rate(self.optimizer, lr)
             seed_step(self.job.seed, self.step, self.ranks.rank)
@@ -91,6 +101,13 @@ class Training:
                 self._evaluate_and_save(watch, report)
         watch.close()
 
+    def _augmented(self, batch: Batch) -> Batch:
+        """The batch with its colours and sharpness changed, alike on any number of ranks."""
+        config = self.job.data.photometric
+        assert isinstance(config, PhotometricConfig)
+        call_seed = step_number(self.job.seed, self.step, "photometric")
+        return replace(batch, images=augment(batch.images, batch.seeds, config, call_seed))
+
     def _evaluate_and_save(self, watch: Watch, report: Report) -> None:
         loop, last = self.job.loop, self.step == self.job.loop.steps
         evaluates = last or self.step % loop.evaluate_every == 0
@@ -101,9 +118,24 @@ class Training:
         score = self._evaluate(watch, report) if evaluates else None
         is_best = score is not None and score > self.best_score
         self.best_score = score if score is not None and is_best else self.best_score
+        label_pixels = self.ranks.sum(self.label_pixels.to(self.ranks.device)).cpu()
         if self.ranks.is_main:
-            self.folder.checkpoints.save(self._state(score), self.step, keep=loop.keep_checkpoints, best=is_best)
+            self._write_shares(watch, label_pixels)
+            state = {**self._state(score), "label_pixels": label_pixels}
+            self.folder.checkpoints.save(state, self.step, keep=loop.keep_checkpoints, best=is_best)
         self.ranks.barrier()
+
+    def _write_shares(self, watch: Watch, label_pixels: torch.Tensor) -> None:
+        """What of each stream has been trained on so far: samples, epochs, and pixels of each class, in crops as they were cut."""
+        mixture = self.data.mixture
+        shares: dict[str, dict[str, Any]] = {}
+        for stream, samples, counts in zip(mixture.streams, mixture.consumed(self.step), label_pixels, strict=True):
+            view = self.data.views[self.data.datasets[stream.name]]
+            by_class = torch.bincount(torch.from_numpy(view.table).long(), weights=counts.double(), minlength=256).long().tolist()
+            pixels = dict(zip(view.names, by_class, strict=False))
+            shares[stream.name] = {"samples": samples, "epochs": samples / stream.order.num_samples, "pixels": pixels}
+        watch.log_pixels(self.step, {name: share["pixels"] for name, share in shares.items()})
+        write_text(self.folder.shares, json.dumps({"step": self.step, "streams": shares}, indent=1) + "\n")
 
     def _check_weights(self) -> None:
         """Raise FloatingPointError, on all ranks alike, where the last update made a weight something that is no number."""
@@ -139,5 +171,9 @@ class Training:
 
 def seed_step(seed: int, step: int, rank: int) -> None:
     """Seed torch's generators for one step (dropout and the like), so that no generator state has to be saved."""
-    digest = hashlib.blake2b(f"{seed}/{step}/{rank}".encode(), digest_size=7).digest()
-    torch.manual_seed(int.from_bytes(digest, "big"))
+    torch.manual_seed(step_number(seed, step, str(rank)))
+
+
+def step_number(seed: int, step: int, name: str) -> int:
+    """A number in 0..2**56-1 for what is drawn at one step."""
+    return int.from_bytes(digest(f"{seed}/{step}/{name}", 7), "big")

@@ -1,6 +1,6 @@
 """The folder of a run: what lies where, the config it was started with, and that one process at a time uses it.
 
-config.yaml  checkpoints/  tensorboard/  metrics.jsonl  evaluation.json  overlays/
+config.yaml  checkpoints/  tensorboard/  metrics.jsonl  evaluation.json  shares.json  overlays/
 """
 
 import fcntl
@@ -29,6 +29,8 @@ class RunFolder:
         self.tensorboard = path / "tensorboard"
         self.metrics = path / "metrics.jsonl"
         self.evaluation = path / "evaluation.json"
+        self.shares = path / "shares.json"
+        """What of each stream has been trained on."""
         self.overlays = path / "overlays"
         self.failure = path / ".failure"
         """What a worker that must not be started again died of."""

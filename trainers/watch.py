@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from data.files import write_text
+from data.mixture import Mixture
 from trainers.config import LoopConfig
 from trainers.metrics import Scores
 from trainers.ranks import Ranks
@@ -23,8 +24,8 @@ from trainers.run_folder import RunFolder
 class Watch:
     """Collects losses on the device and turns them into numbers only every `log_every` steps. Steps are counted from 1."""
 
-    def __init__(self, folder: RunFolder, ranks: Ranks, loop: LoopConfig, *, done: int, global_batch_size: int) -> None:
-        self.ranks, self.loop, self.global_batch_size = ranks, loop, global_batch_size
+    def __init__(self, folder: RunFolder, ranks: Ranks, loop: LoopConfig, *, done: int, mixture: Mixture) -> None:
+        self.ranks, self.loop, self.mixture = ranks, loop, mixture
         self.metrics_path = folder.metrics
         self.writer: SummaryWriter | None = None
         if ranks.is_main:
@@ -59,13 +60,16 @@ class Watch:
             return
         values = self.take_losses(step)
         seconds = time.perf_counter() - self._begin
-        rate = len(self._losses) * self.global_batch_size / seconds
+        rate = len(self._losses) * self.mixture.batch_size / seconds
         wait = self._wait_seconds / seconds
         left = (self.loop.steps - step) * seconds / len(self._losses)
         self._losses.clear()
         self._begin, self._wait_seconds = time.perf_counter(), 0.0
         losses_by_name = {f"loss/{name}": value for name, value in values.items()}
-        self.log(step, {**losses_by_name, "lr": lr, "images_per_second": rate, "data_wait_share": wait})
+        samples = {stream.name: number for stream, number in zip(self.mixture.streams, self.mixture.consumed(step), strict=True)}
+        shares = {f"samples/{name}": float(number) for name, number in samples.items()}
+        shares |= {f"epochs/{stream.name}": samples[stream.name] / stream.order.num_samples for stream in self.mixture.streams}
+        self.log(step, {**losses_by_name, "lr": lr, "images_per_second": rate, "data_wait_share": wait, **shares})
         if self.ranks.is_main:
             terms = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
             times = f"{rate:.1f} images/s  data wait {100 * wait:.0f} %  {_duration(left)} left"
@@ -106,6 +110,13 @@ class Watch:
                 if not math.isnan(iou):
                     self.writer.add_scalar(f"iou_{name}/{label}", iou, step)
             print(f"step {step}/{self.loop.steps}  {name}: mIoU {100 * result.miou:.2f}  mPA {100 * result.mpa:.2f}", flush=True)
+
+    def log_pixels(self, step: int, pixels: Mapping[str, Mapping[str, int]]) -> None:
+        """Pixels of each class seen so far, by stream."""
+        if self.writer is not None:
+            for stream, classes in pixels.items():
+                for name, number in classes.items():
+                    self.writer.add_scalar(f"pixels_{stream}/{name}", number, step)
 
     def log_image(self, step: int, name: str, image: np.ndarray) -> None:
         if self.writer is not None:

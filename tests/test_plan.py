@@ -1,0 +1,83 @@
+"""`taxomix plan`: what it says must be what the job then does."""
+
+from pathlib import Path
+
+import pytest
+
+import conf
+from data.config import build
+from taxomix import main
+from trainers.config import JobConfig
+from trainers.job import open_data
+from trainers.plan import make_plan
+
+
+def job(shards: Path, *words: str) -> JobConfig:
+    return build(JobConfig, conf.compose("train", ["data=mine", f"data.root={shards}", "loop.steps=30", "cluster=none", *words]))
+
+
+@pytest.mark.parametrize(
+    "words", [["data.mix={disks: 1, tones: 2, boxed: 1}"], ["data.mix=[disks, boxed]", "data.quota={name: proportional, batch: 8}"]]
+)
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_the_plan_is_what_the_mixture_does(shards: Path, words: list[str], world_size: int) -> None:
+    config = job(shards, *words)
+    plan = make_plan(config, world_size=world_size)
+    mixture = open_data(config.data, seed=0).mixture
+    assert not plan.problems
+    for number, stream in enumerate(plan.streams):
+        batches = [[draw for draw in mixture.draws(step) if draw.stream == number] for step in range(30)]
+        assert stream.seen == sum(map(len, batches))
+        assert stream.epochs == pytest.approx(stream.seen / 10)
+        assert stream.per_batch == (min(map(len, batches)), max(map(len, batches)))
+        ranks = [
+            sum(draw.stream == number for draw in mixture.draws(step, rank=rank, world_size=world_size))
+            for step in range(30)
+            for rank in range(world_size)
+        ]
+        assert stream.per_rank == (min(ranks), max(ranks))
+
+
+def test_the_plan_is_printed(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [
+        "plan",
+        "data=mine",
+        f"data.root={shards}",
+        "data.mix={disks: 4, extra: {dataset: tones, samples: 4, subset: 1/2, role: source}}",
+    ]
+    assert main([*words, "cluster.workers=2", "loop.steps=10"]) == 0
+    out = capsys.readouterr().out
+    assert "10 steps of 8 samples on 2 workers (4 each), 11,79" in out
+    assert "extra = tones/train (1/2)" in out
+    assert "8.00" in out  # 40 samples of 5
+
+
+def test_what_cannot_work_is_told(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["plan", "data=mine", f"data.root={shards}", "data.mix={disks: 3, tones: {samples: 2, role: target}}", "cluster.workers=2"]
+    assert main(words) == 2
+    out, error = capsys.readouterr()
+    assert "cannot work: data.mix: a global batch of 5 (3 disks + 2 tones) found, which 2 workers do not divide" in out
+    assert "cannot work: data.mix.tones.role: target found" in out
+    assert error.startswith("taxomix plan: this job cannot work: data.mix: a global batch of 5")
+
+
+def test_labels_that_no_stream_supervises_are_told(shards: Path) -> None:
+    config = job(shards, "data.mix={disks: 2, hidden: {dataset: tones, samples: 2, role: unlabelled}}")
+    plan = make_plan(config, world_size=1)
+    assert any(problem.startswith("data.views.tones: view all has no class that a pixel or box") for problem in plan.problems)
+    assert plan.notes == ()
+
+
+def test_a_dataset_without_a_val_split_is_trained_on_alone(shards: Path, tmp_path: Path) -> None:
+    for name in ("disks", "tones"):
+        (tmp_path / name).symlink_to(shards / name)
+    (tmp_path / "boxed").mkdir()
+    for path in (shards / "boxed").glob("train*"):
+        (tmp_path / "boxed" / path.name).symlink_to(path)
+    plan = make_plan(job(tmp_path, "data.mix={disks: 2, boxed: 2}"), world_size=1)
+    assert plan.notes == ("boxed: no split val with labels, it is not evaluated",)
+    words = ["train", "data=mine", f"data.root={tmp_path}", "data.mix={disks: 2, boxed: 2}", "data.crop.size=[64, 64]", "loop.steps=1"]
+    assert main([*words, "cluster=none", "cluster.threads_per_worker=1", f"run.dir={tmp_path / 'runs'}", "run.name=a"]) == 0
+    assert '"disks"' in (tmp_path / "runs" / "a" / "evaluation.json").read_text()
+    assert '"boxed"' not in (tmp_path / "runs" / "a" / "evaluation.json").read_text()
+    assert '"pixels"' in (tmp_path / "runs" / "a" / "shares.json").read_text()
