@@ -22,6 +22,7 @@ from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from typing import IO, Any
+from weakref import WeakSet
 
 import numpy as np
 import pyarrow as pa
@@ -285,6 +286,8 @@ class ShardSplit:
         self._key_starts = np.frombuffer(starts, np.int32)
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()
         self._lock = Lock()
+        if self.is_remote:
+            _REMOTE_SPLITS.add(self)
 
     def _map_index(self, name: str) -> pa.Table:
         path, remedy = f"{self.location}/{name}", "run `taxomix prepare ... overwrite=true`"
@@ -395,15 +398,20 @@ class ShardSplit:
         return opened
 
     def _open_copy(self, info: ShardInfo) -> int:
-        """A descriptor of a shard. Where the cache is full of what is open, this split closes all of its own and tries again."""
+        """A descriptor of a shard. Where the cache is full of what is open, all splits of this process close theirs and it tries again."""
         for seconds in (0.0, 0.1, 0.5, 2.0):
             try:
                 return self._shard_store.open(info.name, size=info.bytes)
             except CacheFullError:
-                with self._lock:
-                    self._open.clear()
+                for split in list(_REMOTE_SPLITS):
+                    with split._lock:
+                        split._open.clear()
                 time.sleep(seconds)
         return self._shard_store.open(info.name, size=info.bytes)
+
+
+_REMOTE_SPLITS: "WeakSet[ShardSplit]" = WeakSet()
+"""The splits of this process whose open shards keep files in a cache."""
 
 
 class _OpenShard:

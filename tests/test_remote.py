@@ -1,0 +1,101 @@
+"""Training from an S3 server that fails: the same samples as from a local folder, or a clear error."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from s3 import FaultyServer, faulty_s3, needs_s3
+from tiny import read_metrics
+
+from data.cache import CacheConfig
+from data.errors import InputError
+from data.loader import BatchLoader, StreamSource
+from data.shards import ShardSplit
+from data.streams import StreamConfig, build_mixture
+from data.transforms import CropConfig
+from taxomix import main
+
+pytestmark = [needs_s3(), pytest.mark.timeout(100)]
+
+NAMES = ("disks", "tones", "boxed")
+
+
+@pytest.fixture
+def server(shards: Path) -> FaultyServer:
+    """A server that holds the prepared datasets below `set`; their shards have 4 samples, so each train split has 3."""
+    with faulty_s3() as running:
+        for name in NAMES:
+            for path in (shards / name).iterdir():
+                running.put(f"set/{name}/{path.name}", path.read_bytes())
+        yield running
+
+
+def loader(root: str | Path, cache: CacheConfig | None = None, *, max_skipped: int = 0, world_size: int = 1, rank: int = 0) -> BatchLoader:
+    splits = {name: ShardSplit(f"{root}/{name}", "train", cache=cache) for name in NAMES}
+    views = {name: split.label_space.view() for name, split in splits.items()}
+    mixture = build_mixture({name: StreamConfig(samples=2) for name in NAMES}, splits, views, seed=1, window=4)
+    sources = [StreamSource(dataset=name, split=split, crop=CropConfig(size=(32, 48))) for name, split in splits.items()]
+    return BatchLoader(mixture, sources, max_skipped=max_skipped, rank=rank, world_size=world_size)
+
+
+def digest(loader: BatchLoader, first: int = 0, last: int = 12) -> list[tuple[tuple[str, ...], int]]:
+    return [(batch.sample_ids, int((batch.images.long() * torch.arange(48)).sum())) for batch in loader.batches(first, last)]
+
+
+def test_a_server_with_faults_gives_what_the_folder_gives(server: FaultyServer, shards: Path, tmp_path: Path) -> None:
+    """Errors, cut transfers and stalls, through a cache that cannot hold all shards."""
+    faults = server.faults
+    faults.status("disks/train-00000.tar", 503, times=3)
+    faults.truncate("tones/train-00001.tar", 5000, times=2)
+    faults.stall("boxed/train-00002.tar", 700)
+    faults.status("disks/train.arrow", 500, times=1)
+    faults.status("tones/train.json", 503, times=1)
+    size = sum(path.stat().st_size for name in NAMES for path in (shards / name).glob("train-*.tar"))
+    cache = CacheConfig(folder=tmp_path / "cache", max_gb=size * 0.8 / 1e9, stall_seconds=1.0, retry_seconds=20)
+    remote = loader(server.url("set"), cache)
+    assert digest(remote) == digest(loader(shards))
+    assert sum(path.stat().st_size for path in (tmp_path / "cache").rglob("*") if path.is_file()) <= size * 0.8
+    # Going on elsewhere needs nothing of the past.
+    assert digest(loader(server.url("set"), cache), 9, 12) == digest(loader(shards), 9, 12)
+
+
+def test_a_vanished_shard_is_passed_over_up_to_the_set_count(
+    server: FaultyServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = CacheConfig(folder=tmp_path / "cache", retry_seconds=1)
+    server.delete("set/tones/train-00001.tar")
+    batches = digest(loader(server.url("set"), cache, max_skipped=4))
+    assert len(batches) == 12
+    lost = {f"train_{number:02}" for number in range(4, 8)}
+    assert not {name.split("/")[-1] for ids, _ in batches for name in ids if name.startswith("tones/")} & lost
+    assert any("tones/train-00001.tar: sample train_0" in record.message for record in caplog.records)
+    with pytest.raises(
+        InputError, match=r"data\.mix\.tones: 3 samples of epoch 0 cannot be read, data\.max_skipped=2 .*tones/train-00001\.tar"
+    ):
+        digest(loader(server.url("set"), cache, max_skipped=2))
+
+
+def test_a_job_trains_from_a_server_as_from_a_folder(server: FaultyServer, tiny_job: list[str], tmp_path: Path) -> None:
+    assert main([*tiny_job, "run.name=local"]) == 0
+    server.faults.status("train-00001.tar", 503, times=4)
+    server.faults.truncate("val-00000.tar", 100, times=1)
+    remote = [word for word in tiny_job if not word.startswith("data.root=")]
+    words = [f"data.root={server.url('set')}", f"data.cache.folder={tmp_path / 'cache'}", "data.cache.stall_seconds=5", "run.name=remote"]
+    assert main([*remote, *words]) == 0
+    for name in ("loss/disks", "loss/tones", "loss/boxed", "miou/tones"):
+        assert read_metrics(tmp_path / "runs" / "remote", name) == read_metrics(tmp_path / "runs" / "local", name)
+    assert main(["evaluate", f"run={tmp_path / 'runs' / 'remote'}"]) == 0
+
+
+def test_a_store_that_cannot_be_used_is_one_line(
+    server: FaultyServer, tiny_job: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [word for word in tiny_job if not word.startswith("data.root=")] + [f"data.cache.folder={tmp_path / 'cache'}", "run.name=x"]
+    assert main([*words, f"data.root={server.url('nothing')}"]) == 2
+    assert "expected the shards of split 'train'" in capsys.readouterr().err
+    assert main([*words, "data.root=s4://bucket/x"]) == 2
+    assert "s4" in capsys.readouterr().err
+    server.faults.status("disks/train.json", 403, times=99)
+    assert main([*words, f"data.root={server.url('set')}", "data.cache.retry_seconds=1"]) == 2
+    assert "disks/train.json" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
