@@ -1,6 +1,9 @@
-"""Encoded images and label maps: what goes into shards and how it is read back."""
+"""Encoded images and label maps: what goes into shards and how it is read back.
 
-import io
+What is decoded may come from anywhere, so sizes are checked in the header, before memory is taken for the pixels.
+"""
+
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +13,10 @@ import simplejpeg
 from PIL import Image
 
 from data.errors import InputError
+from data.png import read_png, write_png
+
+MAX_PIXELS = 2**26
+"""Larger images (67 megapixels, 200 MB as RGB) are refused. Pillow begins to warn at 89 megapixels."""
 
 
 def jpeg_for_shard(path: Path, *, quality: int) -> tuple[bytes, int, int]:
@@ -54,34 +61,60 @@ def encode_jpeg(pixels: np.ndarray, *, quality: int) -> bytes:
     return simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality=quality, colorsubsampling="444")
 
 
-def decode_jpeg(content: bytes) -> np.ndarray:
-    """JPEG bytes to (H, W, 3) uint8 RGB. Raises ValueError where the bytes are damaged or cut."""
-    return simplejpeg.decode_jpeg(content, colorspace="RGB", strict=True)
+def decode_jpeg(content: bytes, *, size: tuple[int, int] | None = None, reuse: bool = False) -> np.ndarray:
+    """JPEG bytes to (H, W, 3) uint8 RGB.
+
+    With `reuse` the array is the thread's own buffer: it is valid until the thread decodes its next image with `reuse`.
+    Raises ValueError where the bytes are damaged or cut, and, before anything is decoded, where the image is not of
+    `size` (height, width) or has more than MAX_PIXELS pixels.
+    """
+    height, width = simplejpeg.decode_jpeg_header(content)[:2]
+    _check_size(height, width, size)
+    buffer = _scratch.take(height * width * 3) if reuse else None
+    return simplejpeg.decode_jpeg(content, colorspace="RGB", strict=True, buffer=buffer)
+
+
+class _Scratch(threading.local):
+    """A thread's buffer, as large as the largest image so far: memory that is already mapped is not asked for again."""
+
+    buffer = np.empty(0, np.uint8)
+
+    def take(self, size: int) -> np.ndarray:
+        if self.buffer.size < size:
+            self.buffer = np.empty(size, np.uint8)
+        return self.buffer[:size]
+
+
+_scratch = _Scratch()
+
+
+def _check_size(height: int, width: int, size: tuple[int, int] | None) -> None:
+    if size is not None and (height, width) != tuple(size):
+        raise ValueError(f"{width}x{height} pixels found, expected {size[1]}x{size[0]}")
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"{width}x{height} pixels found, expected at most {MAX_PIXELS} in all")
 
 
 def read_label_image(path: Path) -> np.ndarray:
-    """An 8-bit label image (grey or palette) to (H, W) uint8 ids; of a palette image the indices, not its colours."""
+    """A label image (grey or palette, up to 8 bits) to (H, W) uint8 ids; of a palette image the indices, not its colours."""
     with _reading(path), Image.open(path) as image:
-        if image.mode not in ("L", "P"):
+        if image.mode not in ("1", "L", "P"):
             raise InputError(f"{path}: mode {image.mode} found, expected an 8-bit image of ids (mode L or P); write ids, not colours")
-        return np.array(image, np.uint8)
+        # Pillow scales the values of a grey PNG of 1, 2 or 4 bits to 0..255.
+        return np.ascontiguousarray(decode_label(path.read_bytes())) if image.format == "PNG" else np.array(image, np.uint8)
 
 
 def encode_label(label: np.ndarray, palette: np.ndarray) -> bytes:
-    """(H, W) uint8 ids to a palette PNG whose colours are `palette` (256, 3) uint8.
+    """(H, W) uint8 ids to a palette PNG whose colours are `palette` (256, 3) uint8, of the kind that decode_label is fast at."""
+    return write_png(label, palette)
 
-    Pillow writes mode P with filter 0, which decodes three times as fast as an adaptively filtered PNG.
+
+def decode_label(content: bytes, *, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Label PNG bytes to (H, W) uint8 ids: the values of a grey PNG, the indices of a palette PNG, of up to 8 bits.
+
+    The rows of the array need not lie side by side in memory. Raises ValueError where the bytes are damaged or cut, and,
+    before anything is inflated, where the image is not of `size` (height, width) or has more than MAX_PIXELS pixels.
     """
-    image = Image.fromarray(label, mode="P")
-    image.putpalette(palette.tobytes())
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-def decode_label(content: bytes) -> np.ndarray:
-    """Label PNG bytes to (H, W) uint8 ids."""
-    with Image.open(io.BytesIO(content)) as image:
-        if image.mode not in ("L", "P"):
-            raise ValueError(f"label PNG of mode {image.mode}, expected L or P")
-        return np.array(image, np.uint8)
+    png = read_png(content)
+    _check_size(png.height, png.width, size)
+    return png.decode()

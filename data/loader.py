@@ -172,7 +172,7 @@ class BatchLoader:
         """The sample of `draw`, or of the next of its stream that can be read."""
         while True:
             try:
-                return draw, *decode(self.sources[draw.stream].split, draw.sample)
+                return draw, *decode(self.sources[draw.stream].split, draw.sample, reuse=True)
             except UnreadableError as error:
                 self._skips.note(draw, error)
                 draw = self.mixture.draw(draw.stream, draw.number + 1)
@@ -206,19 +206,17 @@ def _rows_of(names: Sequence[str], all_names: dict[str, None]) -> dict[str, torc
     return {name: torch.tensor([row for row, found in enumerate(names) if found == name], dtype=torch.int64) for name in all_names}
 
 
-def decode(split: ShardSplit, number: int) -> tuple[EncodedSample, np.ndarray, np.ndarray | None]:
+def decode(split: ShardSplit, number: int, *, reuse: bool = False) -> tuple[EncodedSample, np.ndarray, np.ndarray | None]:
     """Sample `number` with its image (H, W, 3) uint8 and its label image (H, W) uint8, None where it has none.
 
-    Raises UnreadableError that names shard and sample where its bytes cannot be had or do not decode.
+    With `reuse` the image is valid until this thread decodes the next one. Raises UnreadableError that names shard and sample
+    where its bytes cannot be had or do not decode.
     """
     sample = split.read(number)
     try:
-        image = decode_jpeg(sample.image)
-        label = None if sample.label is None else decode_label(sample.label)
-        for found in (image, label):
-            if found is not None and found.shape[:2] != sample.size:
-                raise ValueError(f"size {found.shape[1]}x{found.shape[0]} found, expected {sample.size[1]}x{sample.size[0]}")
-    except (ValueError, OSError, SyntaxError) as error:
+        image = decode_jpeg(sample.image, size=sample.size, reuse=reuse)
+        label = None if sample.label is None else decode_label(sample.label, size=sample.size)
+    except ValueError as error:
         raise split.unreadable(number, f"does not decode: {error}") from error
     return sample, image, label
 

@@ -165,7 +165,7 @@ def test_too_many_unreadable_samples_end_the_run(with_bad_samples: tuple[Path, s
 
 
 def test_a_sample_that_does_not_decode_is_named(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(content: bytes) -> np.ndarray:
+    def broken(content: bytes, **options: object) -> np.ndarray:
         raise ValueError("cut short")
 
     monkeypatch.setattr("data.loader.decode_jpeg", broken)

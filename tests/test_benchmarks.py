@@ -1,0 +1,49 @@
+"""The benchmarks run and name every contestant; how fast they are is for benchmarks/README.md, not for a test."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the benchmarks pin their processes, as Linux can")
+
+
+def run(module: str, *arguments: str) -> str:
+    done = subprocess.run([sys.executable, "-m", f"benchmarks.{module}", *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def cells(table: str) -> dict[str, list[str]]:
+    """The rows of a Markdown table by their first cell."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line.startswith("| ")]
+    return {row[0].strip("*"): row[1:] for row in rows}
+
+
+@pytest.mark.timeout(180)
+def test_input_pipeline_prints_every_contestant(tmp_path: Path) -> None:
+    out = tmp_path / "table.md"
+    words = ["--seconds", "0.1", "--rounds", "1", "--images", "8", "--sets", "voc", "--cores", "1", "--out", str(out)]
+    printed = run("input_pipeline", *words)
+    assert out.read_text() in printed
+    rows = cells(out.read_text())
+    limit = rows["limit: JPEG decode alone"]
+    assert limit[1] == "1.00"
+    assert rows["mmseg style (OpenCV)"][2] == "1.00"
+    for name in ("ours", "torchvision reference", 'webdataset decode("pil")'):
+        assert float(rows[name][0].split()[0]) > 0
+        assert float(rows[name][1]) > 0
+    assert rows["mosaicml-streaming"][0].startswith("not installed") or float(rows["mosaicml-streaming"][1]) > 0
+
+
+@pytest.mark.timeout(180)
+def test_reader_memory_and_prepare_speed_print_their_rows() -> None:
+    rows = cells(run("reader_memory", "--shards", "2", "5", "--samples", "64"))
+    assert (rows["2"][0], rows["5"][0]) == ("256", "640")
+    rows = cells(run("prepare_speed", "--images", "2", "--rounds", "1", "--sets", "voc"))
+    assert float(rows["500x375, JPEG"][0]) > 0
+    assert float(rows["500x375, PNG"][1]) > 0
