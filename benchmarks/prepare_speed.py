@@ -2,7 +2,7 @@
 
     python -m benchmarks.prepare_speed
 
-The limit decodes image and label and encodes what has to be encoded, from memory to memory, with the functions of data/images.py:
+The limit reads and decodes image and label and encodes what has to be encoded, with the functions of data/images.py:
 a JPEG source keeps its bytes and is decoded to find damaged files, a PNG source is encoded as JPEG.
 """
 

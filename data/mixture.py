@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-import numpy as np
-
+from data.chance import Chance
 from data.errors import InputError
 from data.order import digest
 
@@ -109,16 +108,11 @@ class Mixture:
         epoch, offset = divmod(number, order.num_samples)
         return Draw(stream=stream, number=number, epoch=epoch, offset=offset, sample=order.sample(epoch, offset))
 
-    def generator(self, draw: Draw) -> np.random.Generator:
-        """The generator from which all that is random about this draw is taken: one per (seed, stream, epoch, offset)."""
-        return np.random.default_rng([self.seed, name_key(self.streams[draw.stream].name), draw.epoch, draw.offset])
+    def chance(self, draw: Draw) -> Chance:
+        """From which all that is random about this draw on the host is taken: one per (seed, stream, epoch, offset)."""
+        return Chance(f"{self.seed}/{self.streams[draw.stream].name}/{draw.epoch}/{draw.offset}")
 
     def seed_of(self, draw: Draw) -> int:
-        """A number in 0..2**63-1 for all that is drawn about this draw on the device, independent of `generator`."""
+        """A number in 0..2**63-1 for all that is drawn about this draw on the device, independent of `chance`."""
         text = f"{self.seed}/{self.streams[draw.stream].name}/{draw.epoch}/{draw.offset}/device"
         return int.from_bytes(digest(text), "big") >> 1
-
-
-def name_key(name: str) -> int:
-    """A 64-bit number for a name, the same in every process (Python's own hash is not)."""
-    return int.from_bytes(digest(name), "big")

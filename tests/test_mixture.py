@@ -2,10 +2,12 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data.chance import Chance
 from data.errors import InputError
 from data.mixture import Draw, Mixture, Stream
 from data.order import WindowedOrder
@@ -100,12 +102,12 @@ def test_resuming_needs_the_step_alone() -> None:
     assert mixture([(367, 2), (89, 4)]).draws(10**9)
 
 
-def test_generators_differ_by_draw_and_not_by_process() -> None:
+def test_chances_differ_by_draw_and_not_by_process() -> None:
     mix = mixture([(50, 4), (50, 4)])
     draws = [draw for step in range(20) for draw in mix.draws(step)]
-    firsts = [mix.generator(draw).random() for draw in draws]
+    firsts = [mix.chance(draw).random() for draw in draws]
     assert len(set(firsts)) == len(firsts)
-    assert firsts == [mixture([(50, 4), (50, 4)]).generator(draw).random() for draw in draws]
+    assert firsts == [mixture([(50, 4), (50, 4)]).chance(draw).random() for draw in draws]
     assert len({mix.seed_of(draw) for draw in draws}) == len(draws)
 
 
@@ -116,3 +118,16 @@ def test_what_cannot_be_mixed_is_told() -> None:
         Mixture([Stream(name="a", order=WindowedOrder(0, "a", [0]), share=1)], seed=0, batch_size=1)
     with pytest.raises(InputError, match=r"a global batch of 5 \(2 stream 0 \+ 3 stream 1\) found, which 2 workers do not divide"):
         mixture([(4, 2), (4, 3)]).check_world_size(2)
+
+
+def test_chance_is_uniform_and_pinned() -> None:
+    numbers = [Chance(f"name {i}").random() for i in range(4000)]
+    chance = Chance("one name")
+    numbers += [chance.random() for _ in range(4000)]
+    assert min(numbers) >= 0
+    assert max(numbers) < 1
+    for run in (numbers[:4000], numbers[4000:]):
+        counts = np.histogram(run, bins=20, range=(0, 1))[0]
+        assert ((counts - 200) ** 2 / 200).mean() < 2.2  # chi-square per cell of 20: 1, with a spread of 0.32
+        assert abs(np.corrcoef(run[:-1], run[1:])[0, 1]) < 0.06
+    assert [round(Chance("pinned").random(), 12) for _ in range(2)] == [0.913216034127] * 2

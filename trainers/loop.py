@@ -61,7 +61,7 @@ class Training:
         self.step = 0
         """Steps done."""
         self.best_score = float("-inf")
-        self.label_pixels = torch.zeros(len(self.data.train), 256, dtype=torch.int64)
+        self.label_pixels = torch.zeros(len(self.data.train), 256, dtype=torch.int64, device=ranks.device)
         """Pixels of each native id that this rank has trained on, by stream; the main rank's hold what a checkpoint counted."""
 
     def resume(self) -> None:
@@ -75,7 +75,7 @@ class Training:
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.best_score = state["step"], state["best_score"]
         if self.ranks.is_main:
-            self.label_pixels += state["label_pixels"]
+            self.label_pixels += state["label_pixels"].to(self.ranks.device)
             print(f"{self.folder.path}: going on from step {self.step}", flush=True)
             self.folder.checkpoints.discard_after(self.step)
             if state["score"] == self.best_score:  # the process may have died between writing it and naming it the best
@@ -89,7 +89,7 @@ class Training:
             with watch.waiting_for_data():
                 batch = next(batches).to(self.ranks.device)
             batch = self._augmented(batch)
-            self.label_pixels += batch.label_pixels
+            count_labels(batch, self.label_pixels)
             lr = learning_rate(self.job.optim.lr, schedule, self.step, loop.steps)
             set_learning_rate(self.optimizer, lr)
             seed_step(self.job.seed, self.step, self.ranks.rank)
@@ -118,7 +118,7 @@ class Training:
         score = self._evaluate(watch, report) if evaluates else None
         is_best = score is not None and score > self.best_score
         self.best_score = score if score is not None and is_best else self.best_score
-        label_pixels = self.ranks.sum(self.label_pixels.to(self.ranks.device)).cpu()
+        label_pixels = self.ranks.sum(self.label_pixels).cpu()
         if self.ranks.is_main:
             self._write_shares(watch, label_pixels)
             state = {**self._state(score), "label_pixels": label_pixels}
@@ -167,6 +167,12 @@ class Training:
             "model": self.trainer.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
+
+
+def count_labels(batch: Batch, counts: torch.Tensor) -> None:
+    """Add the pixels of each native id to `counts` (number of streams, 256) int64, on the device and without waiting for it."""
+    places = batch.streams[:, None, None] * 256 + batch.labels
+    counts.view(-1).scatter_add_(0, places.flatten(), torch.ones(1, dtype=torch.int64, device=counts.device).expand(places.numel()))
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
