@@ -45,7 +45,15 @@ def prepare(overrides: Sequence[str]) -> None:
     from data.prepare import PrepareConfig
     from data.prepare import prepare as run_prepare
 
-    for folder, manifest, was_there in run_prepare(build(PrepareConfig, conf.compose("prepare", overrides))):
+    config = build(PrepareConfig, conf.compose("prepare", overrides))
+    if config.ray is None:
+        written = run_prepare(config)
+    else:
+        from cluster.prepare import ray_tasks
+
+        with ray_tasks(config.ray, workers=config.workers) as run_tasks:
+            written = run_prepare(config, run_tasks)
+    for folder, manifest, was_there in written:
         state = (
             "already there"
             if was_there

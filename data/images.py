@@ -3,6 +3,8 @@
 What is decoded may come from anywhere, so sizes are checked in the header, before memory is taken for the pixels.
 """
 
+import io
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +15,7 @@ import simplejpeg
 from PIL import Image
 
 from data.errors import InputError
-from data.png import read_png, write_png
+from data.png import PNG_SIGNATURE, read_png, write_png
 
 MAX_PIXELS = 2**26
 """Larger images (67 megapixels, 200 MB as RGB) are refused. Pillow begins to warn at 89 megapixels."""
@@ -72,6 +74,23 @@ def decode_jpeg(content: bytes, *, size: tuple[int, int] | None = None, reuse: b
     _check_size(height, width, size)
     buffer = _scratch.take(height * width * 3) if reuse else None
     return simplejpeg.decode_jpeg(content, colorspace="RGB", strict=True, buffer=buffer)
+
+
+def decode_image(content: bytes, *, size: tuple[int, int] | None = None, reuse: bool = False) -> np.ndarray:
+    """JPEG bytes as `decode_jpeg` does, or PNG bytes, to (H, W, 3) uint8 RGB; of a PNG nothing is reused."""
+    if not content.startswith(PNG_SIGNATURE):
+        return decode_jpeg(content, size=size, reuse=reuse)
+    if len(content) < 24:
+        raise ValueError("a PNG without a header")
+    width, height = struct.unpack(">II", content[16:24])
+    _check_size(height, width, size)
+    try:
+        with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
+            if image.mode.startswith(("I", "F")):  # Pillow would clip them to white
+                raise ValueError(f"PNG of mode {image.mode}, expected 8 bits per channel")
+            return np.array(image.convert("RGB"))
+    except (OSError, SyntaxError, struct.error) as error:
+        raise ValueError(f"PNG: {error}") from None
 
 
 class _Scratch(threading.local):

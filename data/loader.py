@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from data.errors import InputError, UnreadableError
-from data.images import decode_jpeg, decode_label
+from data.images import decode_image, decode_label
 from data.mixture import WITH_LABELS, Draw, Mixture
 from data.prefetch import Prefetcher, Shard
 from data.shards import EncodedSample, ShardSplit
@@ -206,7 +206,7 @@ def decode(split: ShardSplit, number: int, *, reuse: bool = False) -> tuple[Enco
     """
     sample = split.read(number)
     try:
-        image = decode_jpeg(sample.image, size=sample.size, reuse=reuse)
+        image = decode_image(sample.image, size=sample.size, reuse=reuse)
         label = None if sample.label is None else decode_label(sample.label, size=sample.size)
     except ValueError as error:
         raise split.unreadable(number, f"does not decode: {error}") from error

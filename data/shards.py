@@ -4,24 +4,26 @@
     DATASET/train.arrow       index: where each member lies, image size, labels present and their pixel counts
     DATASET/train.json        manifest: label space and shards; written last, so a split without it is not there
 
-The tars are written with the webdataset library and any reader of that library reads them. Our reader goes by the
+The tars are byte for byte what the webdataset library writes, and that library reads them. Our reader goes by the
 index instead: any sample is one `pread` away, in any order. The index is an Arrow file (Feather), uncompressed, so that it
 is mapped and not loaded: what a reader holds in memory does not grow with the data.
 """
 
+import io
 import json
 import mmap
 import os
+import struct
 import tarfile
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
-from typing import IO, Any
+from typing import Any, TypeVar
 from weakref import WeakSet
 
 import numpy as np
@@ -34,6 +36,8 @@ from data.images import encode_label
 from data.labels import LabelSpace
 from data.prefetch import Shard
 from data.store import LocalStore, Store, open_store
+
+T = TypeVar("T")
 
 FORMAT_VERSION = 2
 
@@ -89,23 +93,32 @@ def shard_name(split: str, shard: int) -> str:
 
 def write_shard(path: Path, samples: Iterable[Sample], *, shard: int, palette: np.ndarray) -> pa.Table:
     """Write one tar atomically and return its rows of the index."""
-    # Imported here: webdataset brings torch along, which a reader of one tar does not need.
-    from webdataset.writer import TarWriter
+    rows = []
+    # Mode, format and order of the members are those of webdataset's TarWriter, and so are the bytes. That class itself would
+    # bring torch into every process of `prepare`: seconds and 200 MB each.
+    with atomic_write(path) as file, tarfile.open(fileobj=file, mode="w|", format=tarfile.PAX_FORMAT) as tar:
+        for sample in samples:
+            places = {
+                "image": _add_member(tar, f"{sample.key}.jpg", sample.jpeg),
+                "json": _add_member(tar, f"{sample.key}.json", _describe(sample)),
+            }
+            if sample.label is not None:
+                places["label"] = _add_member(tar, f"{sample.key}.png", encode_label(sample.label, palette))
+            counts = count_labels(sample.label, sample.boxes)
+            rows.append(
+                index_row(sample.key, shard, places, height=sample.height, width=sample.width, num_boxes=len(sample.boxes), counts=counts)
+            )
+    return pa.Table.from_pylist(rows, schema=INDEX_SCHEMA)
 
-    kept: list[Sample] = []
-    with atomic_write(path) as file:
-        # A fixed time, owner and mode make the bytes a function of the samples alone.
-        options = {"encoder": False, "mtime": 0, "user": "taxomix", "group": "taxomix", "mode": 0o644, "compress": False}
-        with TarWriter(file, **options) as writer:
-            for sample in samples:
-                members: dict[str, Any] = {"__key__": sample.key, "jpg": sample.jpeg}
-                if sample.label is not None:
-                    members["png"] = encode_label(sample.label, palette)
-                members["json"] = _describe(sample)
-                writer.write(members)
-                kept.append(sample)
-    with path.open("rb") as file:
-        return _index_rows(file, kept, shard)
+
+def _add_member(tar: tarfile.TarFile, name: str, content: bytes) -> tuple[int, int]:
+    """Append a member; gives where its content begins, and its size."""
+    # A fixed time, owner and mode make the bytes a function of the samples alone.
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mtime, entry.mode, entry.uname, entry.gname = len(content), 0, 0o644, "taxomix", "taxomix"
+    tar.addfile(entry, io.BytesIO(content))
+    blocks = -(-len(content) // tarfile.BLOCKSIZE)
+    return tar.offset - blocks * tarfile.BLOCKSIZE, len(content)
 
 
 def _describe(sample: Sample) -> bytes:
@@ -113,30 +126,24 @@ def _describe(sample: Sample) -> bytes:
     return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
 
 
-def _index_rows(file: IO[bytes], samples: Sequence[Sample], shard: int) -> pa.Table:
-    places: dict[str, tuple[int, int]] = {}
-    with tarfile.open(fileobj=file, mode="r:") as tar:
-        for entry in tar:
-            places[entry.name] = (entry.offset_data, entry.size)
-    rows = []
-    for sample in samples:
-        row: dict[str, Any] = {"key": sample.key, "shard": shard, "height": sample.height, "width": sample.width}
-        for member, suffix in zip(MEMBERS, ("jpg", "png", "json"), strict=True):
-            row[f"{member}_offset"], row[f"{member}_bytes"] = places.get(f"{sample.key}.{suffix}", (0, 0))
-        counts = count_labels(sample)
-        row["num_boxes"] = len(sample.boxes)
-        row["label_ids"] = np.flatnonzero(counts).astype(np.uint8)
-        row["label_pixels"] = counts[counts > 0]
-        rows.append(row)
-    return pa.Table.from_pylist(rows, schema=INDEX_SCHEMA)
+def index_row(
+    key: str, shard: int, places: Mapping[str, tuple[int, int]], *, height: int, width: int, num_boxes: int, counts: np.ndarray
+) -> dict[str, Any]:
+    """One row of an index: `places` gives offset and size of each of MEMBERS that is there, `counts` (256,) the pixels of each id."""
+    row: dict[str, Any] = {"key": key, "shard": shard, "height": height, "width": width, "num_boxes": num_boxes}
+    for member in MEMBERS:
+        row[f"{member}_offset"], row[f"{member}_bytes"] = places.get(member, (0, 0))
+    row["label_ids"] = np.flatnonzero(counts).astype(np.uint8)
+    row["label_pixels"] = counts[counts > 0]
+    return row
 
 
-def count_labels(sample: Sample) -> np.ndarray:
-    """(256,) int64 pixels per native id; for a sample with boxes only, the areas of its boxes."""
-    if sample.label is not None:
-        return np.bincount(sample.label.ravel(), minlength=256)
+def count_labels(label: np.ndarray | None, boxes: np.ndarray) -> np.ndarray:
+    """(256,) int64 pixels per native id; of a sample with boxes only, the areas of its boxes."""
+    if label is not None:
+        return np.bincount(label.ravel(), minlength=256)
     counts = np.zeros(256, np.int64)
-    for x1, y1, x2, y2, native_id in sample.boxes:
+    for x1, y1, x2, y2, native_id in boxes:
         counts[native_id] += (x2 - x1 + 1) * (y2 - y1 + 1)
     return counts
 
@@ -148,6 +155,12 @@ class ShardInfo:
     name: str
     bytes: int
     samples: int
+
+    def __post_init__(self) -> None:
+        if not all(part not in ("", ".", "..") for part in self.name.split("/")) or "\\" in self.name or not self.name.isprintable():
+            raise ValueError(f"name {self.name!r} of a shard is not that of a file below its folder")
+        if self.bytes < 0 or self.samples < 0:
+            raise ValueError(f"shard {self.name} of {self.bytes} bytes and {self.samples} samples")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,16 +204,18 @@ class Manifest:
                 raise InputError(
                     f"{path}: format version {version} found, expected {FORMAT_VERSION}; run `taxomix prepare ... overwrite=true`"
                 )
+            if len(content["label_space"]["classes"]) > 256:
+                raise ValueError("more classes than ids")
             return cls(
-                dataset=content["dataset"],
-                split=content["split"],
+                dataset=_typed(content["dataset"], str),
+                split=_typed(content["split"], str),
                 label_space=LabelSpace.from_dict(content["label_space"], origin=path),
                 shards=tuple(
-                    ShardInfo(name=str(shard["name"]), bytes=int(shard["bytes"]), samples=int(shard["samples"]))
+                    ShardInfo(name=_typed(shard["name"], str), bytes=_typed(shard["bytes"], int), samples=_typed(shard["samples"], int))
                     for shard in content["shards"]
                 ),
-                source_fingerprint=content["source_fingerprint"],
-                location=content["location"],
+                source_fingerprint=_typed(content["source_fingerprint"], str),
+                location=None if content["location"] is None else _typed(content["location"], str),
             )
         except FileNotFoundError:
             try:
@@ -215,8 +230,14 @@ class Manifest:
             raise
         except StoreError as error:
             raise InputError(f"{error}; expected a store that answers; check the address and the rights") from error
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise InputError(f"{path}: {type(error).__name__} {error}; not a manifest of shards, run `taxomix prepare` again") from None
+
+
+def _typed(value: Any, kind: type[T]) -> T:
+    if type(value) is not kind:
+        raise TypeError(f"{value!r} found, expected {kind.__name__}")
+    return value
 
 
 def write_index(path: Path, tables: Sequence[pa.Table]) -> None:
@@ -230,14 +251,54 @@ def read_index(descriptor: int, *, origin: str) -> pa.Table:
     """The index behind `descriptor`, mapped and not loaded; the descriptor may be closed. Raises InputError that names `origin`."""
     try:
         mapped = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
-        table = pa.ipc.open_file(pa.py_buffer(mapped)).read_all()
-        table.validate()
-        if table.schema != INDEX_SCHEMA:
-            raise ValueError("columns are not those of an index")
-        return table
+        if not mapped[:8] == ARROW_MAGIC + b"\0\0" or mapped[-6:] != ARROW_MAGIC:
+            raise ValueError("no whole Arrow file")
+        return pa.Table.from_batches(_read_batches(pa.py_buffer(mapped).slice(8)), INDEX_SCHEMA)
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{origin}: not a readable index ({reason}); run `taxomix prepare ... overwrite=true`") from None
+
+
+ARROW_MAGIC = b"ARROW1"
+
+
+def _read_batches(content: pa.Buffer) -> list[pa.RecordBatch]:
+    """The one batch of an index, none where that has no rows. Message by message, so that nothing compressed is inflated."""
+    messages = pa.ipc.MessageReader.open_stream(content)
+    if pa.ipc.read_schema(messages.read_next_message()) != INDEX_SCHEMA:
+        raise ValueError("columns are not those of an index")
+    batches: list[pa.RecordBatch] = []
+    with suppress(StopIteration):
+        while len(batches) < 2:
+            message = messages.read_next_message()
+            if _is_compressed(message.metadata.to_pybytes()):
+                raise ValueError("compressed")
+            batches.append(pa.ipc.read_record_batch(message, INDEX_SCHEMA))
+    for batch in batches:
+        batch.validate()
+        if any(column.null_count for column in batch.columns):
+            raise ValueError("values are missing")
+    if len(batches) > 1:
+        raise ValueError("several batches")
+    return batches
+
+
+def _is_compressed(metadata: bytes) -> bool:
+    """Whether the description of a batch, a FlatBuffer, has the entry for compression: it is number 3 of that table."""
+
+    def entry(table: int, number: int) -> int:
+        """Where the entry of a table lies; 0 where the table has none."""
+        listed = table - struct.unpack_from("<i", metadata, table)[0]
+        if 4 + 2 * number >= struct.unpack_from("<H", metadata, listed)[0]:
+            return 0
+        offset: int = struct.unpack_from("<H", metadata, listed + 4 + 2 * number)[0]
+        return table + offset if offset else 0
+
+    try:
+        header = entry(struct.unpack_from("<I", metadata, 0)[0], 2)
+        return bool(entry(header + struct.unpack_from("<I", metadata, header)[0], 3))
+    except struct.error:
+        raise ValueError("damaged") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,7 +361,7 @@ class ShardSplit:
             index = read_index(descriptor, origin=path)
         finally:
             os.close(descriptor)
-        if len(index) != self.manifest.num_samples:
+        if not 0 < len(index) == self.manifest.num_samples:
             raise InputError(f"{path}: {len(index)} rows, expected {self.manifest.num_samples}; {remedy}")
         return index
 
@@ -327,7 +388,14 @@ class ShardSplit:
     @property
     def keys(self) -> list[str]:
         """All keys, in the order of the index."""
+        try:
+            self.index["key"].validate(full=True)
+        except pa.ArrowException as error:
+            raise self._damaged(error) from None
         return self.index["key"].to_pylist()
+
+    def _damaged(self, reason: object) -> InputError:
+        return InputError(f"{self.location}: the index is damaged ({reason}); run `taxomix prepare ... overwrite=true`")
 
     def labels(self) -> "LabelCounts":
         """Which native ids each sample holds, and how much of them; reads all of these columns."""
@@ -337,8 +405,10 @@ class ShardSplit:
             pixels.validate(full=True)
             if not ids.offsets.equals(pixels.offsets):
                 raise ValueError("label_ids and label_pixels differ in length")
+            if ids.flatten().null_count or pixels.flatten().null_count:
+                raise ValueError("values are missing")
         except (pa.ArrowException, ValueError) as error:
-            raise InputError(f"{self.location}: the index is damaged ({error}); run `taxomix prepare ... overwrite=true`") from None
+            raise self._damaged(error) from None
         starts = ids.offsets.to_numpy()
         return LabelCounts(starts=starts - starts[0], ids=ids.flatten().to_numpy(), pixels=pixels.flatten().to_numpy())
 
@@ -422,6 +492,8 @@ class _OpenShard:
         self.bytes = os.fstat(descriptor).st_size
 
     def read(self, offset: int, size: int) -> bytes:
+        if size > MAX_MEMBER_BYTES:
+            raise ValueError(f"a member of {size} bytes, at most {MAX_MEMBER_BYTES} are read")
         if not (offset >= 0 and size > 0 and offset + size <= self.bytes):
             raise ValueError(f"a member at bytes {offset} to {offset + size} is not in this shard of {self.bytes} bytes")
         content = os.pread(self.descriptor, size, offset)
@@ -438,6 +510,8 @@ NO_BOXES = np.zeros((0, 5), np.int32)
 
 MAX_JSON_BYTES = 2**22
 
+MAX_MEMBER_BYTES = 2**28
+
 
 def parse_boxes(content: bytes) -> np.ndarray:
     """The boxes (N, 5) int32 of a sample's JSON. Raises ValueError for anything else than a list of five whole numbers each."""
@@ -445,6 +519,8 @@ def parse_boxes(content: bytes) -> np.ndarray:
         raise ValueError(f"{len(content)} bytes of JSON, at most {MAX_JSON_BYTES} are read")
     try:
         boxes = json.loads(content)["boxes"]
+        if not all(len(box) == 5 and all(type(value) is int for value in box) for box in boxes):
+            raise TypeError("not five whole numbers each")
         return np.array(boxes, np.int32).reshape(-1, 5)
     except (KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f"boxes do not read: {type(error).__name__} {error}") from error

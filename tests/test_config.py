@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args, get_type_hints
 import pytest
 
 import conf
-from data.adapters import ADAPTERS, DatasetConfig
+from data.adapters import ADAPTERS
 from data.config import build, to_plain
 from data.errors import InputError
 from data.prepare import PrepareConfig
@@ -75,7 +75,11 @@ PRIMARY: dict[str, tuple[type, list[str]]] = {
     "evaluate": (EvaluateConfig, ["run=x"]),
     "predict": (PredictConfig, ["run=x", "images=y", "out=z"]),
 }
-NEEDED = {("data", "mine"): ["data.root=x", "data.mix={a: 2}"], ("dataset", "folder"): ["source=x"]}
+NEEDED = {
+    ("data", "mine"): ["data.root=x", "data.mix={a: 2}"],
+    ("dataset", "folder"): ["source=x"],
+    ("dataset", "webdataset"): ["source=x"],
+}
 GROUPS = {"train": ["data", "model", "outputs", "trainer", "optim", "schedule", "cluster"], "prepare": ["dataset"]}
 CHOICES = [(name, group, choice) for name, groups in GROUPS.items() for group in groups for choice in conf.choices(group)]
 
@@ -94,9 +98,9 @@ def test_every_choice_composes_and_converts(name: str, group: str, choice: str) 
 
 
 def test_every_dataset_has_a_config_file_and_an_adapter() -> None:
-    names = {get_args(get_type_hints(config)["name"])[0] for config in get_args(DatasetConfig)}
+    names = {get_args(get_type_hints(config)["name"])[0] for config in get_args(get_type_hints(PrepareConfig)["dataset"])}
     assert names == set(conf.choices("dataset"))
-    assert names == {*ADAPTERS, "streets"}
+    assert names == {*ADAPTERS, "streets", "webdataset"}
 
 
 def test_every_config_file_is_covered() -> None:

@@ -173,6 +173,6 @@ def test_a_sample_that_does_not_decode_is_named(shards: Path, monkeypatch: pytes
     def broken(content: bytes, **options: object) -> np.ndarray:
         raise ValueError("cut short")
 
-    monkeypatch.setattr("data.loader.decode_jpeg", broken)
+    monkeypatch.setattr("data.loader.decode_image", broken)
     with pytest.raises(InputError, match=r"disks.train-0000\d\.tar: sample train_\d\d: does not decode: cut short"):
         list(loader(shards).batches(0, 3))

@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_shards import break_label_id, files_below
 from test_training import LOSSES, ROOT, command, last_state, wait_for_steps
-from tiny import read_metrics
+from tiny import FolderMaker, read_metrics
 
+from taxomix import main
 from trainers.run_folder import RunFolder
 
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
@@ -102,6 +104,54 @@ def test_more_than_the_cluster_has_is_told(words: list[str], message: str, tiny_
     done = subprocess.run(command(words), cwd=ROOT, env=ray_cluster.environment, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 2
     assert message in done.stderr.splitlines()[-1]
+
+
+def prepare_words(folder: Path, out: Path, *more: str) -> list[str]:
+    return ["prepare", "dataset=folder", f"source={folder}", f"out={out}", "samples_per_shard=2", *more]
+
+
+@pytest.mark.timeout(240)
+def test_preparing_on_ray_gives_the_bytes_of_one_process(make_folder: FolderMaker, tmp_path: Path, ray_cluster: RayCluster) -> None:
+    folder = make_folder("disks", train=9)
+    assert main(prepare_words(folder, tmp_path / "one", "workers=1")) == 0
+    on_ray = command(prepare_words(folder, tmp_path / "ray", f"ray={ray_cluster.address}"))
+    done = subprocess.run(on_ray, cwd=ROOT, env=ray_cluster.environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert files_below(tmp_path / "ray") == files_below(tmp_path / "one")
+
+    break_label_id(folder)
+    done = subprocess.run(
+        [*on_ray, f"out={tmp_path / 'bad'}"], cwd=ROOT, env=ray_cluster.environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert f"taxomix prepare: {folder}/labels/train/train_03.png: id 17 found in 7 pixels" in done.stderr
+    assert not files_below(tmp_path / "bad")
+
+
+@pytest.mark.timeout(240)
+def test_a_shard_whose_ray_process_dies_is_begun_anew(make_folder: FolderMaker, tmp_path: Path, ray_cluster: RayCluster) -> None:
+    """One process of the cluster is killed in the middle of its first shard."""
+    folder = make_folder("disks", train=9)
+    assert main(prepare_words(folder, tmp_path / "one", "workers=1")) == 0
+    code = f"""
+import os, signal, sys, taxomix, data.prepare
+from pathlib import Path
+class Deadly(data.prepare.ShardTask):
+    def run(self, advance):
+        mark = Path({str(tmp_path / "killed")!r})
+        if self.number == 1 and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().run(advance)
+data.prepare.ShardTask = Deadly
+sys.exit(taxomix.main({prepare_words(folder, tmp_path / "ray", f"ray={ray_cluster.address}")!r}))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=ray_cluster.environment, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "killed").exists()
+    assert files_below(tmp_path / "ray") == files_below(tmp_path / "one")
 
 
 @pytest.mark.proof

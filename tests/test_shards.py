@@ -4,8 +4,11 @@ import gc
 import io
 import json
 import os
+import re
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,17 +17,23 @@ import numpy as np
 import pytest
 import webdataset
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
-from tiny import FolderMaker, write_image
+from tiny import DISKS, FolderMaker, write_image
 
 from data.errors import InputError, UnreadableError
 from data.images import decode_jpeg, decode_label
-from data.shards import ShardSplit
+from data.labels import LabelSpace
+from data.shards import Sample, ShardSplit, parse_boxes, write_shard
 from taxomix import main
+
+ROOT = Path(__file__).parents[1]
+DISKS_SPACE = LabelSpace.from_dict(DISKS, origin="test")
 
 
 def prepare(folder: Path, out: Path, *words: str) -> int:
-    workers = [] if "workers=2" in words else ["workers=1"]
+    workers = [] if any(word.startswith("workers=") for word in words) else ["workers=1"]
     return main(["prepare", "dataset=folder", f"source={folder}", f"out={out}", *workers, *words])
 
 
@@ -72,6 +81,67 @@ def test_the_webdataset_library_reads_the_shards(shards: Path) -> None:
         assert sample["jpg"] == split.read(number).image
         assert decode_label(sample["png"]).shape == split.size(number)
         assert json.loads(sample["json"])["source"] == f"images/train/{sample['__key__']}.jpg"
+
+
+@given(
+    samples=st.lists(
+        st.tuples(
+            st.text(st.characters(exclude_characters="./", exclude_categories=["Cs", "Cc"]), min_size=1, max_size=150),
+            st.binary(max_size=3000),
+        ),
+        max_size=4,
+        unique_by=lambda sample: sample[0],
+    ),
+    has_label=st.booleans(),
+)
+@settings(max_examples=30)
+def test_tars_are_byte_for_byte_those_of_the_webdataset_library(samples: list[tuple[str, bytes]], has_label: bool) -> None:
+    label = np.arange(48, dtype=np.uint8).reshape(6, 8) if has_label else None
+    palette = DISKS_SPACE.palette
+    boxes = np.array([[0, 1, 2, 3, 1]], np.int32)
+    written = [Sample(key=key, jpeg=jpeg, height=6, width=8, label=label, boxes=boxes, source="x") for key, jpeg in samples]
+    expected = io.BytesIO()
+    options = {"encoder": False, "mtime": 0, "user": "taxomix", "group": "taxomix", "mode": 0o644, "compress": False}
+    with tempfile.TemporaryDirectory() as folder, webdataset.TarWriter(expected, **options) as writer:
+        table = write_shard(Path(folder) / "x.tar", written, shard=3, palette=palette)
+        content = (Path(folder) / "x.tar").read_bytes()
+        for row, (key, jpeg) in zip(table.to_pylist(), samples, strict=True):
+            members = {
+                suffix: content[row[f"{member}_offset"] :][: row[f"{member}_bytes"]]
+                for member, suffix in (("image", "jpg"), ("label", "png"), ("json", "json"))
+            }
+            assert members["jpg"] == jpeg
+            assert parse_boxes(members["json"]).tolist() == boxes.tolist()
+            assert bool(members["png"]) == has_label
+            writer.write({"__key__": key, **{suffix: part for suffix, part in members.items() if part or suffix != "png"}})
+    assert content == expected.getvalue()
+
+
+def test_preparing_imports_neither_torch_nor_webdataset(make_folder: FolderMaker, tmp_path: Path) -> None:
+    """They would cost every process seconds and hundreds of megabytes."""
+    words = ["prepare", "dataset=folder", f"source={make_folder('disks')}", f"out={tmp_path / 'out'}", "workers=1"]
+    code = f"import sys, taxomix; assert taxomix.main({words}) == 0; print({{'torch', 'webdataset', 'ray'}} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, cwd=ROOT)
+    assert done.stdout.splitlines()[-1] == "set()"
+
+
+def test_no_process_outlives_a_killed_run(tmp_path: Path) -> None:
+    words = ["prepare", "dataset=streets", "dataset.train=2000", f"out={tmp_path / 'out'}", "workers=2", "samples_per_shard=500"]
+    process = subprocess.Popen([sys.executable, "-m", "taxomix", *words], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    line = process.stderr.readline()  # an estimate, although no shard is done
+    assert re.fullmatch(r"prepare: samples: \d+/\d+, \d+ s left\n", line)
+    assert not list((tmp_path / "out").rglob("*.arrow"))
+    pattern = f"/proc/{process.pid}/task/{process.pid}/children"
+    children = [int(pid) for pid in Path(pattern).read_text().split()]
+    assert len(children) >= 2
+    process.kill()
+    process.wait()
+    process.stderr.close()
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}/exe").exists() for pid in children):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_bytes_do_not_depend_on_the_number_of_processes(make_folder: FolderMaker, tmp_path: Path) -> None:
@@ -160,7 +230,7 @@ def test_a_run_killed_while_publishing_goes_on(
         replace(source, target)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):  # noqa: PT012
-        patch.setattr("data.prepare.os.replace", replace_or_die)
+        patch.setattr("data.publish.os.replace", replace_or_die)
         prepare(folder, tmp_path / "killed", "samples_per_shard=2")
     assert prepare(folder, tmp_path / "killed", "samples_per_shard=2") == 0
     assert files_below(tmp_path / "killed") == files_below(tmp_path / "whole")
@@ -283,10 +353,33 @@ def test_bad_input_in_another_process_is_told_alike(make_folder: FolderMaker, tm
     folder = make_folder("disks")
     break_label_id(folder)
     assert prepare(folder, tmp_path / "out", "samples_per_shard=2", "workers=2") == 2
-    error = capsys.readouterr().err
-    assert error.startswith(f"taxomix prepare: {folder}/labels/train/train_03.png: id 17 found in 7 pixels")
-    assert error.count("\n") == 1
+    errors = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("prepare: samples")]
+    assert len(errors) == 1
+    assert errors[0].startswith(f"taxomix prepare: {folder}/labels/train/train_03.png: id 17 found in 7 pixels")
     assert not files_below(tmp_path / "out")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_bad_files_are_told_together(workers: int, make_folder: FolderMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_folder("disks", train=40)
+    names = [f"train_{number:02}.png" for number in (0, 1, 7, 30)]
+    for name in names:
+        write_image(folder / "labels" / "train" / name, np.zeros((10, 20), np.uint8))
+    assert prepare(folder, tmp_path / "out", "samples_per_shard=4", f"workers={workers}") == 2
+    error = capsys.readouterr().err
+    assert "taxomix prepare: 4 bad files found" in error
+    assert [line.split(":")[0].strip() for line in error.splitlines()[-4:]] == [f"{folder}/labels/train/{name}" for name in names]
+    assert not files_below(tmp_path / "out")
+
+
+def test_of_many_bad_files_some_are_told(make_folder: FolderMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_folder("disks", train=50)
+    for path in (folder / "labels" / "train").iterdir():
+        write_image(path, np.zeros((10, 20), np.uint8))
+    assert prepare(folder, tmp_path / "out", "samples_per_shard=4") == 2
+    error = capsys.readouterr().err
+    assert "at least 20 bad files found" in error
+    assert error.count("size 20x10 found") == 20
 
 
 @pytest.mark.parametrize(
