@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, get_args
 
+import cv2
 import numpy as np
 
 from data.errors import InputError
@@ -266,6 +267,13 @@ def _view_spec(name: str, entries: Any, labels: Sequence[Label]) -> ViewSpec:
         return ViewClass(name=str(entry["name"]), color=color, ids=ids)
 
     return ViewSpec(name=name, classes=tuple(view_class(entry) for entry in entries))
+
+
+def count_ids(label: np.ndarray) -> np.ndarray:
+    """(256,) int64 pixels of each id in a label image (H, W) uint8."""
+    if label.size >= 2**24:  # OpenCV counts in float32, which is exact up to there
+        return np.bincount(label.ravel(), minlength=256)
+    return cv2.calcHist([np.ascontiguousarray(label)], [0], None, [256], [0, 256]).ravel().astype(np.int64)
 
 
 def _whole(value: Any) -> int:

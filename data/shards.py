@@ -33,7 +33,7 @@ from data.cache import CacheConfig, CacheFullError, StoreError
 from data.errors import InputError, NoSuchSplitError, UnreadableError
 from data.files import atomic_write, write_text
 from data.images import encode_label
-from data.labels import LabelSpace
+from data.labels import LabelSpace, count_ids
 from data.prefetch import Shard
 from data.store import LocalStore, Store, open_store
 
@@ -141,7 +141,7 @@ def index_row(
 def count_labels(label: np.ndarray | None, boxes: np.ndarray) -> np.ndarray:
     """(256,) int64 pixels per native id; of a sample with boxes only, the areas of its boxes."""
     if label is not None:
-        return np.bincount(label.ravel(), minlength=256)
+        return count_ids(label)
     counts = np.zeros(256, np.int64)
     for x1, y1, x2, y2, native_id in boxes:
         counts[native_id] += (x2 - x1 + 1) * (y2 - y1 + 1)

@@ -12,7 +12,7 @@ import numpy as np
 
 from data.errors import InputError
 from data.images import jpeg_for_shard, read_label_image
-from data.labels import LabelSpace
+from data.labels import LabelSpace, count_ids
 from data.shards import Sample
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm")
@@ -91,7 +91,7 @@ def is_image(path: Path) -> bool:
 
 def check_ids(label: np.ndarray, space: LabelSpace, path: Path) -> None:
     """Raise InputError where a label image holds an id that the label space does not know."""
-    counts = np.bincount(label.ravel(), minlength=256)
+    counts = count_ids(label)
     unknown = np.flatnonzero((counts > 0) & ~space.known_ids)
     if len(unknown):
         first = int(unknown[0])

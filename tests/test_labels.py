@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.errors import InputError
-from data.labels import IGNORE_INDEX, Label, LabelSpace, ViewClass, ViewSpec
+from data.labels import IGNORE_INDEX, Label, LabelSpace, ViewClass, ViewSpec, count_ids
 
 
 def space(ids: list[int], ignore_ids: list[int]) -> LabelSpace:
@@ -167,3 +167,11 @@ def test_bad_label_spaces_name_the_file_and_the_fault(entry: dict[str, object], 
     with pytest.raises(InputError, match=r"^meta\.yaml: ") as caught:
         LabelSpace.from_dict(entry, origin="meta.yaml")
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [(3, 5), (480, 640), (4096, 4097)])
+def test_ids_are_counted(size: tuple[int, int]) -> None:
+    label = np.random.default_rng(0).integers(0, 256, size).astype(np.uint8)
+    label[: size[0] // 2] = 7
+    assert count_ids(label).tolist() == np.bincount(label.ravel(), minlength=256).tolist()
+    assert count_ids(label[:, ::2]).tolist() == np.bincount(label[:, ::2].ravel(), minlength=256).tolist()
