@@ -118,8 +118,40 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(tiny_job: list[s
     whole, killed = last_state(runs, "whole"), last_state(runs, "killed")
     assert whole.keys() == killed.keys()
     assert all(torch.equal(whole[key], killed[key]) for key in whole)
-    for name in LOSSES:
+    for name in (*LOSSES, "samples/disks", "epochs/tones"):
         assert read_metrics(runs / "killed", name) == read_metrics(runs / "whole", name)
+    shares = [json.loads((runs / name / "shares.json").read_text()) for name in ("whole", "killed")]
+    assert shares[0] == shares[1]
+
+
+def test_shares_tell_what_was_seen(tiny_job: list[str], tmp_path: Path) -> None:
+    """Six steps of two crops of 64 x 64 from each of three streams of ten samples."""
+    assert main([*tiny_job, "run.name=a"]) == 0
+    shares = json.loads((tmp_path / "runs" / "a" / "shares.json").read_text())
+    assert shares["step"] == 6
+    for name in ("disks", "tones", "boxed"):
+        stream = shares["streams"][name]
+        assert stream["samples"] == 12
+        assert stream["epochs"] == pytest.approx(1.2)
+        assert 0 < sum(stream["pixels"].values()) <= 12 * 64 * 64
+    assert set(shares["streams"]["boxed"]["pixels"]) == {"red thing", "blue thing"}
+    assert read_metrics(tmp_path / "runs" / "a", "samples/disks") == [2, 4, 6, 8, 10, 12]
+
+
+def test_a_job_with_all_that_the_data_layer_offers(tiny_job: list[str], tmp_path: Path) -> None:
+    """Proportional shares, a subset, rare classes, a paper's crop for one stream, jitter and blur: trains, and resumes alike."""
+    mix = (
+        "data.mix={disks: {subset: 1/2, rare_classes: {min_pixels: 10}}, tones: {role: source, crop: {size: [64, 64], scale_of: box, "
+        "flip_first: true, pad: mean}}, more: {dataset: tones, subset: 1/2, rest: true}}"
+    )
+    words = [word for word in tiny_job if not word.startswith("data.mix")]
+    words += [mix, "data.quota={name: proportional, batch: 5}", "data.photometric=dacs", "data.window=4"]
+    assert main([*words, "run.name=whole"]) == 0
+    samples = [read_metrics(tmp_path / "runs" / "whole", f"samples/{name}")[-1] for name in ("disks", "tones", "more")]
+    assert sum(samples) == 30
+    assert samples == pytest.approx([30 * share / 20 for share in (5, 10, 5)], abs=2)
+    assert main([*words, "data.photometric=none", "run.name=plain"]) == 0
+    assert read_metrics(tmp_path / "runs" / "plain", "loss/tones") != read_metrics(tmp_path / "runs" / "whole", "loss/tones")
 
 
 @pytest.mark.timeout(180)
