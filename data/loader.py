@@ -184,14 +184,15 @@ class _Skips:
             samples = self._samples.setdefault((draw.stream, draw.epoch), set())
             is_new = draw.sample not in samples
             samples.add(draw.sample)
+            number = len(samples)
         name = self.mixture.streams[draw.stream].name
-        if len(samples) > self.limit:
+        if number > self.limit:
             raise InputError(
-                f"data.mix.{name}: {len(samples)} samples of epoch {draw.epoch} cannot be read, data.max_skipped={self.limit} are passed "
+                f"data.mix.{name}: {number} samples of epoch {draw.epoch} cannot be read, data.max_skipped={self.limit} are passed "
                 f"over; the last: {error}; restore the shards, or raise data.max_skipped"
             ) from error
         if is_new:
-            log.warning("stream %s, epoch %d: passed over (%d of at most %d): %s", name, draw.epoch, len(samples), self.limit, error)
+            log.warning("stream %s, epoch %d: passed over (%d of at most %d): %s", name, draw.epoch, number, self.limit, error)
 
 
 def _rows_of(names: Sequence[str], all_names: dict[str, None]) -> dict[str, torch.Tensor]:
