@@ -1,6 +1,6 @@
 """The command `taxomix`: a thin table of subcommands. Each takes Hydra's key=value words.
 
-Exit codes: 0 done, 1 a run failed, 2 the input has to be mended (one line on stderr says how).
+Exit codes: 0 done, 1 a run failed or `inspect` found an error, 2 the input has to be mended (one line on stderr says how).
 """
 
 import logging
@@ -76,6 +76,23 @@ def plan(overrides: Sequence[str]) -> None:
         raise InputError(f"this job cannot work: {planned.problems[0]}")
 
 
+def inspect(overrides: Sequence[str]) -> int:
+    """find what is wrong with a dataset before training"""
+    from rich.console import Console
+
+    from data.inspect.opening import InspectConfig
+    from data.inspect.report import print_report
+    from data.inspect.run import run_inspect
+
+    config = build(InspectConfig, conf.compose("inspect", overrides))
+    errors = 0
+    for content in run_inspect(config):
+        print_report(content, Console())
+        print(f"written to {config.out / content['dataset']}\n")
+        errors += content["counts"]["error"]
+    return 1 if errors else 0
+
+
 def train(overrides: Sequence[str]) -> None:
     """train a job, and go on where it stopped"""
     from cluster.launch import launch
@@ -119,8 +136,10 @@ def _print_evaluation(path: Path) -> None:
     print_evaluation(json.loads(path.read_text()), Console())
 
 
-SUBCOMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+# A subcommand that has done its work and yet has to answer with another code than 0 gives it back.
+SUBCOMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
     "prepare": prepare,
+    "inspect": inspect,
     "plan": plan,
     "train": train,
     "evaluate": evaluate,
@@ -143,7 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"taxomix {name} [key=value ...]: {SUBCOMMANDS[name].__doc__}\n\n{conf.describe('train' if name == 'plan' else name)}")
         return 0
     try:
-        SUBCOMMANDS[name](overrides)
+        return SUBCOMMANDS[name](overrides) or 0
     except InputError as error:
         print(f"taxomix {name}: {error}", file=sys.stderr)
         return 2
@@ -157,7 +176,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         print(f"taxomix {name}: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
-    return 0
 
 
 def _usage() -> str:

@@ -9,6 +9,7 @@ import conf
 from data.adapters import ADAPTERS
 from data.config import build, to_plain
 from data.errors import InputError
+from data.inspect.opening import InspectConfig
 from data.prepare import PrepareConfig
 from taxomix import EvaluateConfig, PredictConfig, main
 from trainers.config import JobConfig
@@ -72,6 +73,7 @@ def test_errors_name_the_key(values: dict[str, Any], message: str) -> None:
 PRIMARY: dict[str, tuple[type, list[str]]] = {
     "train": (JobConfig, []),
     "prepare": (PrepareConfig, ["dataset=streets", "out=x"]),
+    "inspect": (InspectConfig, ["shards=x"]),
     "evaluate": (EvaluateConfig, ["run=x"]),
     "predict": (PredictConfig, ["run=x", "images=y", "out=z"]),
 }

@@ -5,13 +5,14 @@ import pytest
 import torch
 from PIL import Image
 
+from data.drawing import blend
 from data.loader import read_whole
 from data.shards import ShardSplit
 from models.network import SegmentationModel, build_model
 from models.outputs import MultiHeadConfig
 from models.swiftnet import SwiftNetConfig
 from trainers.evaluation import all_scores, evaluate, mean_miou, predict_image, read_samples
-from trainers.overlay import blend, write_panels
+from trainers.overlay import write_panels
 from trainers.predict import predict_folder
 from trainers.ranks import Ranks
 

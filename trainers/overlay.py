@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from data.files import atomic_write
+from data.drawing import blend, legend_strip, write_picture
 from data.labels import IGNORE_INDEX, View
 from data.shards import ShardSplit
 from models.network import SegmentationModel
@@ -15,20 +15,13 @@ from trainers.evaluation import predict_image, read_samples
 GAP = 4
 
 
-def blend(image: np.ndarray, classes: np.ndarray, view: View, *, alpha: float = 0.6) -> np.ndarray:
-    """(H, W, 3) uint8 image under the colours of (H, W) uint8 class indices; ignored pixels show the image darkened."""
-    colours = view.palette[classes].astype(np.float32)
-    mixed = (1 - alpha) * image.astype(np.float32) + alpha * colours
-    return mixed.round().astype(np.uint8)
-
-
 def panel(image: np.ndarray, maps: Sequence[np.ndarray], titles: Sequence[str], view: View) -> Image.Image:
     """The image beside its overlays, each under its title, and below them a legend of the classes that occur."""
     pictures = [image, *(blend(image, classes, view) for classes in maps)]
     height, width = image.shape[:2]
     font = ImageFont.load_default(size=13)
     occurring = sorted({int(c) for classes in maps for c in np.unique(classes)} - {IGNORE_INDEX})
-    legend = _legend([(view.names[c], view.colors[c]) for c in occurring], len(pictures) * (width + GAP), font)
+    legend = legend_strip([(view.names[c], view.colors[c]) for c in occurring], len(pictures) * (width + GAP), font)
     sheet = Image.new("RGB", (len(pictures) * (width + GAP), 20 + height + GAP + legend.height), "white")
     draw = ImageDraw.Draw(sheet)
     for number, (picture, title) in enumerate(zip(pictures, ("image", *titles), strict=True)):
@@ -36,24 +29,6 @@ def panel(image: np.ndarray, maps: Sequence[np.ndarray], titles: Sequence[str], 
         sheet.paste(Image.fromarray(picture), (number * (width + GAP), 20))
     sheet.paste(legend, (0, 20 + height + GAP))
     return sheet
-
-
-def _legend(
-    entries: Sequence[tuple[str, tuple[int, int, int]]], width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont
-) -> Image.Image:
-    places, x, y = [], 2, 2
-    for name, color in entries:
-        length = 20 + int(font.getlength(name)) + 12
-        if x + length > width and x > 2:
-            x, y = 2, y + 18
-        places.append((x, y, name, color))
-        x += length
-    legend = Image.new("RGB", (width, y + 20), "white")
-    draw = ImageDraw.Draw(legend)
-    for x, y, name, color in places:
-        draw.rectangle((x, y, x + 14, y + 14), fill=color, outline="black")
-        draw.text((x + 20, y), name, fill="black", font=font)
-    return legend
 
 
 def write_panels(model: SegmentationModel, splits: Mapping[str, ShardSplit], folder: Path, number: int) -> Iterator[tuple[str, np.ndarray]]:
@@ -76,9 +51,3 @@ def write_panels(model: SegmentationModel, splits: Mapping[str, ShardSplit], fol
             write_picture(folder / f"{name}.png", sheet)
             yield name, np.asarray(sheet)
     model.train(was_training)
-
-
-def write_picture(path: Path, picture: Image.Image) -> None:
-    """Write a picture as PNG, atomically."""
-    with atomic_write(path) as file:
-        picture.save(file, format="PNG")

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from data.drawing import blend, write_picture
 from data.errors import InputError
 from data.files import atomic_write
 from data.images import encode_label, read_image
@@ -16,7 +17,6 @@ from data.sources import IMAGE_SUFFIXES, is_image
 from models.network import SegmentationModel
 from trainers.evaluation import predict_image
 from trainers.finished import open_run
-from trainers.overlay import blend, write_picture
 
 
 def predict_run(run: Path, images: Path, out: Path, *, checkpoint: str, datasets: Sequence[str] | None) -> int:
