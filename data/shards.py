@@ -5,8 +5,8 @@
     DATASET/train.json        manifest: label space and shards; written last, so a split without it is not there
 
 The tars are byte for byte what the webdataset library writes, and that library reads them. Our reader goes by the
-index instead: any sample is one `pread` away, in any order. The index is an Arrow file (Feather), uncompressed, so that it
-is mapped and not loaded: what a reader holds in memory does not grow with the data.
+index instead: any sample is one `pread` away, in any order. The index is an Arrow file (Feather), uncompressed, so that
+any value is one `pread` away too: what a reader holds in memory does not grow with the samples.
 """
 
 import io
@@ -20,10 +20,10 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from weakref import WeakSet
 
 import numpy as np
@@ -148,7 +148,7 @@ def count_labels(label: np.ndarray | None, boxes: np.ndarray) -> np.ndarray:
     return counts
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ShardInfo:
     """One tar of a split: its name beside the manifest (or below the manifest's `location`), bytes and number of samples."""
 
@@ -249,11 +249,17 @@ def write_index(path: Path, tables: Sequence[pa.Table]) -> None:
 
 def read_index(descriptor: int, *, origin: str) -> pa.Table:
     """The index behind `descriptor`, mapped and not loaded; the descriptor may be closed. Raises InputError that names `origin`."""
+    return _map_index(descriptor, origin)[0]
+
+
+def _map_index(descriptor: int, origin: str) -> tuple[pa.Table, int]:
+    """An index and the address that its file is mapped to."""
     try:
         mapped = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
         if not mapped[:8] == ARROW_MAGIC + b"\0\0" or mapped[-6:] != ARROW_MAGIC:
             raise ValueError("no whole Arrow file")
-        return pa.Table.from_batches(_read_batches(pa.py_buffer(mapped).slice(8)), INDEX_SCHEMA)
+        content = pa.py_buffer(mapped)
+        return pa.Table.from_batches(_read_batches(content.slice(8)), INDEX_SCHEMA), content.address
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{origin}: not a readable index ({reason}); run `taxomix prepare ... overwrite=true`") from None
@@ -340,30 +346,39 @@ class ShardSplit:
         self._shard_store = self.store
         if self.manifest.location is not None:
             self._shard_store = open_store(self.manifest.location, cache).versioned(self.manifest.source_fingerprint)
-        self.index = self._map_index(f"{split}.arrow")
-        names = ["shard", "height", "width", "num_boxes", *(f"{member}_{what}" for member in MEMBERS for what in ("offset", "bytes"))]
-        self._columns = {name: self.index[name].chunk(0).to_numpy() for name in names}
-        _, starts, texts = self.index["key"].chunk(0).buffers()
-        self._key_texts = memoryview(texts or b"")
-        self._key_starts = np.frombuffer(starts, np.int32)
-        self._open: OrderedDict[int, _OpenShard] = OrderedDict()
+        self._index_name = f"{split}.arrow"
+        self._index_file = self._open_index()
+        index, address = _map_index(self._index_file.descriptor, self._index_path)
+        if not 0 < len(index) == self.manifest.num_samples:
+            raise InputError(
+                f"{self._index_path}: {len(index)} rows, expected {self.manifest.num_samples}; run `taxomix prepare ... overwrite=true`"
+            )
+        place = partial(_buffer, index, address)
+        columns = [field for field in INDEX_SCHEMA if pa.types.is_integer(field.type)]
+        self._columns = {field.name: _Column(self._index_file, place(field.name, 1), field.type.bit_width // 8) for field in columns}
+        self._key_starts = _Column(self._index_file, place("key", 1), 4)
+        self._key_texts = place("key", 2)
+        self._open: OrderedDict[int, _OpenFile] = OrderedDict()
         self._lock = Lock()
         if self.is_remote:
             _REMOTE_SPLITS.add(self)
 
-    def _map_index(self, name: str) -> pa.Table:
-        path, remedy = f"{self.location}/{name}", "run `taxomix prepare ... overwrite=true`"
+    def _open_index(self) -> "_OpenFile":
         try:
-            descriptor = self.store.open(name, size=None)
+            return _OpenFile(self.store.open(self._index_name, size=None))
         except FileNotFoundError:
-            raise InputError(f"{path}: no such file, expected the index of the split; {remedy}") from None
-        try:
-            index = read_index(descriptor, origin=path)
-        finally:
-            os.close(descriptor)
-        if not 0 < len(index) == self.manifest.num_samples:
-            raise InputError(f"{path}: {len(index)} rows, expected {self.manifest.num_samples}; {remedy}")
-        return index
+            raise InputError(
+                f"{self._index_path}: no such file, expected the index of the split; run `taxomix prepare ... overwrite=true`"
+            ) from None
+
+    @property
+    def _index_path(self) -> str:
+        return f"{self.location}/{self._index_name}"
+
+    @property
+    def index(self) -> pa.Table:
+        """The whole index, mapped anew for each use: what is looked at counts as memory for as long as the table is held."""
+        return read_index(self._index_file.descriptor, origin=self._index_path)
 
     def __len__(self) -> int:
         return self.manifest.num_samples
@@ -379,27 +394,32 @@ class ShardSplit:
 
     def shard(self, sample: int) -> Shard:
         """The shard that a sample lies in, to be fetched ahead of need."""
-        info = self.manifest.shards[int(self._columns["shard"][sample])]
+        info = self.manifest.shards[self._columns["shard"][sample]]
         return Shard(self._shard_store, info.name, info.bytes)
 
     def key(self, sample: int) -> str:
-        return str(self._key_texts[self._key_starts[sample] : self._key_starts[sample + 1]], "utf8", "replace")
+        start, end = self._key_starts[sample], self._key_starts[sample + 1]
+        if not 0 <= start <= end <= self._key_texts.size:
+            return ""
+        return os.pread(self._index_file.descriptor, end - start, self._key_texts.offset + start).decode(errors="replace")
 
     @property
     def keys(self) -> list[str]:
         """All keys, in the order of the index."""
+        keys = self.index["key"]
         try:
-            self.index["key"].validate(full=True)
+            keys.validate(full=True)
         except pa.ArrowException as error:
             raise self._damaged(error) from None
-        return self.index["key"].to_pylist()
+        return keys.to_pylist()
 
     def _damaged(self, reason: object) -> InputError:
         return InputError(f"{self.location}: the index is damaged ({reason}); run `taxomix prepare ... overwrite=true`")
 
     def labels(self) -> "LabelCounts":
         """Which native ids each sample holds, and how much of them; reads all of these columns."""
-        ids, pixels = self.index["label_ids"].chunk(0), self.index["label_pixels"].chunk(0)
+        index = self.index
+        ids, pixels = index["label_ids"].chunk(0), index["label_pixels"].chunk(0)
         try:
             ids.validate(full=True)
             pixels.validate(full=True)
@@ -414,7 +434,7 @@ class ShardSplit:
 
     def size(self, sample: int) -> tuple[int, int]:
         """Height and width of one image, in pixels."""
-        return int(self._columns["height"][sample]), int(self._columns["width"][sample])
+        return self._columns["height"][sample], self._columns["width"][sample]
 
     def read(self, sample: int) -> EncodedSample:
         """The encoded members of one sample, 0 <= sample < len(self). Raises UnreadableError where they are not to be had."""
@@ -428,7 +448,7 @@ class ShardSplit:
 
     def unreadable(self, sample: int, reason: object) -> UnreadableError:
         """The error for a sample that does not read or decode: names shard and key."""
-        shard = int(self._columns["shard"][sample])
+        shard = self._columns["shard"][sample]
         name = self.manifest.shards[shard].name if 0 <= shard < len(self.manifest.shards) else f"shard {shard}"
         return UnreadableError(f"{self._shard_store.location}/{name}: sample {self.key(sample)}: {' '.join(str(reason).split())}")
 
@@ -439,20 +459,21 @@ class ShardSplit:
         """
         if not isinstance(self._shard_store, LocalStore):
             return {}
-        ends = np.max([self._columns[f"{member}_offset"] + self._columns[f"{member}_bytes"] for member in MEMBERS], axis=0)
+        columns = {name: self.index[name].to_numpy() for name in self._columns}
+        ends = np.max([columns[f"{member}_offset"] + columns[f"{member}_bytes"] for member in MEMBERS], axis=0)
         lost = {}
         for number, shard in enumerate(self.manifest.shards):
             path = self._shard_store.folder / shard.name
             found = path.stat().st_size if path.is_file() else 0
             if found < shard.bytes:
-                lost[shard.name] = int(np.count_nonzero(ends[self._columns["shard"] == number] > found))
+                lost[shard.name] = int(np.count_nonzero(ends[columns["shard"] == number] > found))
         return lost
 
     def _member(self, sample: int, member: str) -> bytes:
-        offset, size = int(self._columns[f"{member}_offset"][sample]), int(self._columns[f"{member}_bytes"][sample])
-        return self._shard(int(self._columns["shard"][sample])).read(offset, size)
+        offset, size = self._columns[f"{member}_offset"][sample], self._columns[f"{member}_bytes"][sample]
+        return self._shard(self._columns["shard"][sample]).read(offset, size)
 
-    def _shard(self, number: int) -> "_OpenShard":
+    def _shard(self, number: int) -> "_OpenFile":
         with self._lock:
             if number in self._open:
                 self._open.move_to_end(number)
@@ -460,7 +481,7 @@ class ShardSplit:
         if not 0 <= number < len(self.manifest.shards):
             raise ValueError(f"shard {number} of {len(self.manifest.shards)}")
         # Outside the lock: it may mean a download. Two threads may open the same shard at once, which does no harm.
-        opened = _OpenShard(self._open_copy(self.manifest.shards[number]))
+        opened = _OpenFile(self._open_copy(self.manifest.shards[number]))
         with self._lock:
             self._open[number] = opened
             while len(self._open) > self.MAX_OPEN:
@@ -484,7 +505,7 @@ _REMOTE_SPLITS: "WeakSet[ShardSplit]" = WeakSet()
 """The splits of this process whose open shards keep files in a cache."""
 
 
-class _OpenShard:
+class _OpenFile:
     """A descriptor that is closed with its last user: one thread may still read what another has just dropped."""
 
     def __init__(self, descriptor: int) -> None:
@@ -504,6 +525,32 @@ class _OpenShard:
     def __del__(self) -> None:
         with suppress(OSError):
             os.close(self.descriptor)
+
+
+class _Buffer(NamedTuple):
+    """Where a piece of a column lies in the file of an index, in bytes."""
+
+    offset: int
+    size: int
+
+
+def _buffer(index: pa.Table, address: int, column: str, number: int) -> _Buffer:
+    """Buffer `number` of a column of an index that is mapped to `address`: 1 holds values, or the places of texts, 2 the texts."""
+    found = index[column].chunk(0).buffers()[number]
+    if found is None:  # all texts are empty
+        return _Buffer(0, 0)
+    return _Buffer(found.address - address, found.size)
+
+
+class _Column:
+    """Whole numbers of an index, read one by one from its file: mapped pages that were looked at would count as memory."""
+
+    def __init__(self, file: _OpenFile, place: _Buffer, width: int) -> None:
+        self._file, self._place, self._width = file, place, width
+
+    def __getitem__(self, row: int) -> int:
+        content = os.pread(self._file.descriptor, self._width, self._place.offset + self._width * row)
+        return int.from_bytes(content, "little", signed=True)
 
 
 NO_BOXES = np.zeros((0, 5), np.int32)

@@ -143,7 +143,9 @@ def print_plan(plan: Plan, console: Console) -> None:
     windows = {stream.name: "-" if stream.num_windows is None else stream.num_windows for stream in plan.streams}
     rows = [(s.name, s.num_shards, f"{s.gigabytes:.3f}", f"{s.index_megabytes:.2f}", windows[s.name]) for s in plan.streams]
     console.print(_table(("read", "shards", "GB", "index MB", "windows of the order"), rows, num_texts=1))
-    console.print("The index is mapped, not loaded: of it a reader holds the pages it has looked at, which the system may drop.")
+    console.print(
+        "The index is read value by value: a reader holds the list of its shards and one window of the order, nothing of the samples."
+    )
     for note in plan.notes:
         console.print(f"note: {note}", soft_wrap=True, highlight=False)
     for problem in plan.problems:
