@@ -185,10 +185,11 @@ class _Skips:
             is_new = draw.sample not in samples
             samples.add(draw.sample)
             number = len(samples)
-        name = self.mixture.streams[draw.stream].name
-        if number > self.limit:
+        stream = self.mixture.streams[draw.stream]
+        name = stream.name
+        if number > self.limit or number == stream.order.num_samples:  # there has to be one to take the place
             raise InputError(
-                f"data.mix.{name}: {number} samples of epoch {draw.epoch} cannot be read, data.max_skipped={self.limit} are passed "
+                f"data.mix.{name}: {number} of {stream.order.num_samples} samples of epoch {draw.epoch} cannot be read, data.max_skipped={self.limit} are passed "
                 f"over; the last: {error}; restore the shards, or raise data.max_skipped"
             ) from error
         if is_new:

@@ -164,8 +164,11 @@ def test_what_cannot_be_read_is_replaced_by_the_next_of_its_stream_alike_on_ever
 
 def test_too_many_unreadable_samples_end_the_run(with_bad_samples: tuple[Path, set[str]]) -> None:
     with pytest.raises(
-        InputError, match=r"data\.mix\.tones: 2 samples of epoch \d cannot be read, data\.max_skipped=1 .*sample train_0\d: does not decode"
-    ):
+        told = (
+            r"data\.mix\.tones: 2 of 10 samples of epoch \d cannot be read, data\.max_skipped=1 "
+            r".*sample train_0\d: does not decode"
+        )
+        with pytest.raises(InputError, match=told):
         list(loader(with_bad_samples[0], max_skipped=1).batches(0, 20))
 
 
@@ -176,3 +179,12 @@ def test_a_sample_that_does_not_decode_is_named(shards: Path, monkeypatch: pytes
     monkeypatch.setattr("data.loader.decode_image", broken)
     with pytest.raises(InputError, match=r"disks.train-0000\d\.tar: sample train_\d\d: does not decode: cut short"):
         list(loader(shards).batches(0, 3))
+
+
+def test_a_stream_without_a_readable_sample_ends_the_run(shards: Path, tmp_path: Path) -> None:
+    for name in NAMES:
+        shutil.copytree(shards / name, tmp_path / name)
+    for path in (tmp_path / "boxed").glob("train-*.tar"):
+        path.write_bytes(bytes(path.stat().st_size))
+    with pytest.raises(InputError, match=r"data\.mix\.boxed: 10 of 10 samples of epoch \d cannot be read"):
+        list(loader(tmp_path, max_skipped=1000).batches(0, 3))
