@@ -189,8 +189,8 @@ class _Skips:
         name = stream.name
         if number > self.limit or number == stream.order.num_samples:  # there has to be one to take the place
             raise InputError(
-                f"data.mix.{name}: {number} of {stream.order.num_samples} samples of epoch {draw.epoch} cannot be read, data.max_skipped={self.limit} are passed "
-                f"over; the last: {error}; restore the shards, or raise data.max_skipped"
+                f"data.mix.{name}: {number} of {stream.order.num_samples} samples of epoch {draw.epoch} cannot be read, "
+                f"data.max_skipped={self.limit} are passed over; the last: {error}; restore the shards, or raise data.max_skipped"
             ) from error
         if is_new:
             log.warning("stream %s, epoch %d: passed over (%d of at most %d): %s", name, draw.epoch, number, self.limit, error)

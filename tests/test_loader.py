@@ -163,12 +163,11 @@ def test_what_cannot_be_read_is_replaced_by_the_next_of_its_stream_alike_on_ever
 
 
 def test_too_many_unreadable_samples_end_the_run(with_bad_samples: tuple[Path, set[str]]) -> None:
-    with pytest.raises(
-        told = (
-            r"data\.mix\.tones: 2 of 10 samples of epoch \d cannot be read, data\.max_skipped=1 "
-            r".*sample train_0\d: does not decode"
-        )
-        with pytest.raises(InputError, match=told):
+    told = (
+        r"data\.mix\.tones: 2 of 10 samples of epoch \d cannot be read, data\.max_skipped=1 "
+        r".*sample train_0\d: does not decode"
+    )
+    with pytest.raises(InputError, match=told):
         list(loader(with_bad_samples[0], max_skipped=1).batches(0, 20))
 
 
