@@ -6,7 +6,7 @@ waits for the device, and a sample comes out the same to the bit whatever else i
 Inside, a picture is (3, H, W) float32 on the scale 0..255.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,19 +15,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from data.chance import Chance
 from data.errors import InputError
-
-_STREAM = 0x70686F74  # keeps these draws apart from all else that is drawn from the same seed
 
 
 @dataclass(frozen=True, kw_only=True)
 class JitterConfig:
     """Brightness, contrast, saturation and hue, in random order."""
 
-    semantics: Literal["torchvision", "kornia"] = "torchvision"
+    semantics: Literal["torchvision", "kornia", "tensorflow"] = "torchvision"
     """torchvision: factors for brightness, for contrast around the mean grey, and for saturation as a blend with grey. kornia: those
     of kornia 0.3.0, which ClassMix and DACS used: an addition for brightness, a factor for all values for contrast, a factor for
-    the saturation of HSV. Hue is turned in HSV in both."""
+    the saturation of HSV. tensorflow: as kornia, but contrast is a factor around each channel's mean, as in tf.image; unlike there,
+    values are cut to 0..1 after each step. Hue is turned in HSV in all."""
     probability: float = 0.8
     """Probability that a sample is changed."""
     brightness: float = 0.25
@@ -90,6 +90,11 @@ PHOTOMETRIC: dict[str, PhotometricConfig] = {
     "classmix": PhotometricConfig(jitter=JitterConfig(semantics="kornia", hue=0.25), blur=BlurConfig(), shared="call"),
     # Paper 004, adaptation (DACS, trainUDA.py): decided once per step, but called for every mixed picture by itself.
     "dacs": PhotometricConfig(jitter=JitterConfig(semantics="kornia", hue=0.25), blur=BlurConfig(), shared="decision"),
+    # Paper 001, in its code for Cityscapes and GTSDB, none for Vistas. The code knows 4 orders of the jitter's steps, here all 24 occur.
+    # It also blurs with probability 0.5, by a median or bilateral filter of 1 or 3 pixels, which is not offered.
+    "paper001": PhotometricConfig(
+        jitter=JitterConfig(semantics="tensorflow", probability=0.5, brightness=16 / 255, contrast=0.2, saturation=0.2, hue=0.1)
+    ),
 }
 
 
@@ -114,18 +119,18 @@ class Change:
     """None: no blur."""
 
 
-def augment(images: Tensor, seeds: Tensor, config: PhotometricConfig, call_seed: int) -> Tensor:
+def augment(images: Tensor, seeds: Tensor, configs: Sequence[PhotometricConfig], call_seed: int) -> Tensor:
     """Jitter and blur `images` (N, 3, H, W) uint8; the result has their type and memory format, and they stay as they are.
 
-    `seeds` (N,) int64 on the CPU are the samples' own. `call_seed` must be the same on all ranks and differ from step to step: what
-    samples share is drawn from it.
+    `seeds` (N,) int64 on the CPU and `configs` are the samples' own. `call_seed` must be the same on all ranks and differ from step
+    to step: what samples share is drawn from it.
     """
     assert images.dtype == torch.uint8, "colours are those of pictures, not of whatever else has three channels"
     assert seeds.device.type == "cpu", "reading seeds from a device would wait for it"
-    if config.jitter is None and config.blur is None:
+    if all(config.jitter is None and config.blur is None for config in configs):
         return images
     out = images.clone()
-    for image, target, seed in zip(images, out, seeds.tolist(), strict=True):
+    for image, target, seed, config in zip(images, out, seeds.tolist(), configs, strict=True):
         change = draw_change(config, seed, call_seed)
         if change.factors is not None or change.sigma is not None:
             _put(_changed(_planes(image), config, change), target)
@@ -134,7 +139,7 @@ def augment(images: Tensor, seeds: Tensor, config: PhotometricConfig, call_seed:
 
 def draw_change(config: PhotometricConfig, seed: int, call_seed: int) -> Change:
     """Draw what happens to the sample with `seed`. The same numbers are drawn whatever `config` is: its parts do not move each other."""
-    own, common = (np.random.default_rng([_STREAM, number]).random(11) for number in (seed, call_seed))
+    own, common = _draws(f"photometric/sample/{seed}"), _draws(f"photometric/call/{call_seed}")
     decisions = (own if config.shared == "nothing" else common)[:2]
     order, sigma = np.split((common if config.shared == "call" else own)[2:7], [4])
     jitter, blur = config.jitter, config.blur
@@ -143,6 +148,11 @@ def draw_change(config: PhotometricConfig, seed: int, call_seed: int) -> Change:
         order=tuple(int(place) for place in np.argsort(order, kind="stable")),
         sigma=_between(*blur.sigma, sigma[0]) if blur is not None and decisions[1] < blur.probability else None,
     )
+
+
+def _draws(name: str) -> np.ndarray:
+    chance = Chance(name)
+    return np.array([chance.random() for _ in range(11)])
 
 
 def _factors(config: JitterConfig, draws: np.ndarray) -> tuple[float, float, float, float]:
@@ -230,6 +240,12 @@ def scale_contrast_around_mean(picture: Tensor, factor: float) -> Tensor:
     return picture.mul_(factor).add_(mean, alpha=1 - factor).clamp_(0, 255)
 
 
+def scale_contrast_around_means(picture: Tensor, factor: float) -> Tensor:
+    """Blend each channel with its own mean."""
+    means = picture.mean(dim=(1, 2), keepdim=True)
+    return picture.mul_(factor).add_(means, alpha=1 - factor).clamp_(0, 255)
+
+
 def scale_saturation_by_grey(picture: Tensor, factor: float) -> Tensor:
     """Blend with the grey picture."""
     grey = _grey(picture).mul_(1 - factor)
@@ -267,5 +283,6 @@ def turn_hue(picture: Tensor, turns: float) -> Tensor:
 JITTER: dict[str, tuple[Callable[[Tensor, float], Tensor], ...]] = {
     "torchvision": (scale_values, scale_contrast_around_mean, scale_saturation_by_grey, turn_hue),
     "kornia": (shift_values, scale_values, scale_hsv_saturation, turn_hue),
+    "tensorflow": (shift_values, scale_contrast_around_means, scale_hsv_saturation, turn_hue),
 }
 """Brightness, contrast, saturation, hue. Each changes a picture (3, H, W) float32 in place."""

@@ -17,8 +17,6 @@ from data.shards import Sample
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm")
 
-NO_BOXES = np.zeros((0, 5), np.int32)
-
 
 class Source(Protocol):
     """One dataset. Instances travel to the processes of `prepare`, so they hold no open files."""

@@ -10,6 +10,7 @@ from data.errors import InputError
 from data.labels import View
 from data.mixture import Mixture, Order, Role, Stream
 from data.order import WINDOW, WindowedOrder, subset_rows
+from data.photometric import PhotometricConfig
 from data.rare import RareClassOrder
 from data.shards import ShardSplit
 from data.transforms import CropConfig
@@ -50,6 +51,8 @@ class StreamConfig:
     """Draw images with rare classes more often; null: every image once per epoch."""
     crop: str | CropConfig | None = None
     """Geometry of this stream's crops, of the same size as all; null: data.crop."""
+    photometric: str | PhotometricConfig | None = None
+    """What is done to colours and sharpness of this stream's crops; null: data.photometric."""
 
     def __post_init__(self) -> None:
         if self.samples is not None and self.samples < 1:

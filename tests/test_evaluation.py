@@ -8,6 +8,7 @@ from PIL import Image
 from data.drawing import blend
 from data.loader import read_whole
 from data.shards import ShardSplit
+from data.transforms import CropConfig, ResizeConfig, draw_crop
 from models.network import SegmentationModel, build_model
 from models.outputs import MultiHeadConfig
 from models.swiftnet import SwiftNetConfig
@@ -29,6 +30,10 @@ def model(splits: dict[str, ShardSplit]) -> SegmentationModel:
     return build_model(SwiftNetConfig(name="swiftnet_rn18"), MultiHeadConfig(name="multihead"), views)
 
 
+CROP = CropConfig(size=(64, 64))
+CROPS = dict.fromkeys(("disks", "tones", "boxed"), CROP)
+
+
 class OneOf(Ranks):
     """One rank of several whose sums are left to the test."""
 
@@ -40,8 +45,8 @@ class OneOf(Ranks):
 def test_each_image_counts_once_whatever_the_number_of_ranks(
     world_size: int, model: SegmentationModel, splits: dict[str, ShardSplit]
 ) -> None:
-    whole = evaluate(model, splits, Ranks())
-    shares = [evaluate(model, splits, OneOf(rank=rank, world_size=world_size)) for rank in range(world_size)]
+    whole = evaluate(model, splits, CROPS, Ranks())
+    shares = [evaluate(model, splits, CROPS, OneOf(rank=rank, world_size=world_size)) for rank in range(world_size)]
     for name, matrix in whole.items():
         assert matrix.dtype == np.int64
         np.testing.assert_array_equal(sum(share[name] for share in shares), matrix)
@@ -49,14 +54,14 @@ def test_each_image_counts_once_whatever_the_number_of_ranks(
 
 def test_matrices_equal_the_slow_reference(model: SegmentationModel, splits: dict[str, ShardSplit]) -> None:
     model.train()
-    matrix = evaluate(model, splits, Ranks())["tones"]
+    matrix = evaluate(model, splits, CROPS, Ranks())["tones"]
     assert model.training  # as it was before
     model.eval()
     expected = np.zeros((2, 2), np.int64)
     split = splits["tones"]
     for number in range(len(split)):
         _, image, label = next(read_samples(split, [number]))
-        predicted = predict_image(model, image, ["tones"])["tones"].numpy()
+        predicted = predict_image(model, image, {"tones": CROP})["tones"].numpy()
         for native, class_index in ((3, 0), (7, 1)):
             for prediction in (0, 1):
                 expected[class_index, prediction] += int(((label == native) & (predicted == prediction)).sum())
@@ -66,12 +71,58 @@ def test_matrices_equal_the_slow_reference(model: SegmentationModel, splits: dic
 def test_pictures_are_resized_for_the_network_and_predictions_are_not(model: SegmentationModel) -> None:
     image = np.random.default_rng(0).integers(0, 255, (70, 90, 3)).astype(np.uint8)
     model.eval()
-    whole = predict_image(model, image, ["disks"])["disks"]
+    whole = predict_image(model, image, {"disks": CROP})["disks"]
     model.input_scale = 0.5
-    half = predict_image(model, image, ["disks"])["disks"]
+    half = predict_image(model, image, {"disks": CROP})["disks"]
     model.input_scale = 1.0
     assert half.shape == whole.shape == (70, 90)
     assert not torch.equal(half, whole)
+
+
+class Shown(torch.nn.Module):
+    """Stands in for a network: keeps what it is shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pictures: list[torch.Tensor] = []
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        self.pictures.append(pixels)
+        return torch.zeros(1, 128, 4, 4)
+
+
+def shown_to(model: SegmentationModel, image: np.ndarray, crops: dict[str, CropConfig]) -> list[torch.Tensor]:
+    shown, network = Shown(), model.network
+    model.eval()
+    model.network = shown
+    try:
+        predicted = predict_image(model, image, crops)
+    finally:
+        model.network = network
+    assert list(predicted) == list(crops)
+    assert {classes.shape for classes in predicted.values()} == {image.shape[:2]}
+    return shown.pictures
+
+
+@pytest.mark.parametrize("mode", ["exact", "fit", "cover"])
+def test_whole_pictures_are_as_large_as_training_saw_them(mode: str, model: SegmentationModel) -> None:
+    """A crop at the scale of 1 enlarges its source box by what evaluation enlarges the whole picture by."""
+    image = np.random.default_rng(0).integers(0, 255, (240, 400, 3)).astype(np.uint8)
+    config = CropConfig(size=(64, 64), resize=ResizeConfig(size=(120, 160), mode=mode), scale=(1, 1))  # type: ignore[arg-type]
+    (shown,) = shown_to(model, image, {"disks": config})
+    crop = draw_crop(config, 240, 400, np.random.default_rng(0))
+    assert shown.shape[2] / 240 == pytest.approx(crop.out_height / crop.height, abs=0.005)
+    assert shown.shape[3] / 400 == pytest.approx(crop.out_width / crop.width, abs=0.005)
+
+
+def test_a_picture_is_shown_once_to_all_that_see_it_alike(model: SegmentationModel) -> None:
+    image = np.random.default_rng(0).integers(0, 255, (80, 96, 3)).astype(np.uint8)
+    half = CropConfig(size=(64, 64), resize=ResizeConfig(size=(40, 48)), interpolation="pil_linear")
+    shown = shown_to(model, image, {"disks": CROP, "tones": half, "boxed": CROP})
+    assert [tuple(picture.shape[2:]) for picture in shown] == [(80, 96), (40, 48)]
+    small = np.asarray(Image.fromarray(image).resize((48, 40), Image.Resampling.BILINEAR))
+    expected = (torch.from_numpy(small.copy()).permute(2, 0, 1)[None] - model.mean) / model.std
+    torch.testing.assert_close(shown[1], expected)
 
 
 def test_boxes_are_scored_inside_the_boxes_only(splits: dict[str, ShardSplit]) -> None:
@@ -91,7 +142,7 @@ def test_the_score_is_the_mean_over_datasets(model: SegmentationModel) -> None:
 
 
 def test_panels_are_written_and_show_the_picture(model: SegmentationModel, splits: dict[str, ShardSplit], tmp_path: Path) -> None:
-    panels = dict(write_panels(model, splits, tmp_path, 2))
+    panels = dict(write_panels(model, splits, CROPS, tmp_path, 2))
     assert len(panels) == 6
     assert {f"{name}.png" for name in panels} == {path.name for path in tmp_path.iterdir()}
     name = next(name for name in panels if name.startswith("disks"))
@@ -114,6 +165,6 @@ def test_pictures_in_subfolders_keep_their_place(model: SegmentationModel, tmp_p
         path.parent.mkdir(parents=True)
         Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(path)
     model.eval()
-    assert predict_folder(model, tmp_path / "in", tmp_path / "out", ["disks"]) == 2
+    assert predict_folder(model, tmp_path / "in", tmp_path / "out", {"disks": CROP}) == 2
     written = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.png"))
     assert written == [f"disks/{kind}/{name}/same.png" for kind in ("labels", "overlays") for name in ("a", "b")]

@@ -1,4 +1,5 @@
 import colorsys
+import hashlib
 from dataclasses import replace
 
 import numpy as np
@@ -87,6 +88,36 @@ SLOW_KORNIA = (
 )
 
 
+def test_tensorflow_contrast_keeps_the_mean_of_each_channel() -> None:
+    assert JITTER["tensorflow"][0::2] == JITTER["kornia"][0::2]
+    assert JITTER["tensorflow"][3] == JITTER["kornia"][3]
+    picture = batch(1)[0].float()
+    means = picture.double().numpy().mean(axis=(1, 2), keepdims=True)
+    for factor in (0.8, 1.2):
+        expected = np.clip((picture.double().numpy() - means) * factor + means, 0, 255)
+        np.testing.assert_allclose(JITTER["tensorflow"][1](picture.clone(), factor).numpy(), expected, rtol=0, atol=0.01)
+
+
+def test_each_sample_follows_its_own_config() -> None:
+    images, seeds = batch(4), seeds_of(3, 4, 5, 6)
+    names = ["dacs", "none", "torchvision", "paper001"]
+    for call_seed in range(4):
+        mixed = augment(images, seeds, [PHOTOMETRIC[name] for name in names], call_seed)
+        assert torch.equal(mixed[1], images[1])
+        for row, name in enumerate(names):
+            alone = augment(images[row : row + 1], seeds[row : row + 1], [PHOTOMETRIC[name]], call_seed)
+            assert torch.equal(mixed[row : row + 1], alone)
+
+
+def test_draws_hang_on_no_version_of_numpy() -> None:
+    """The strength of the brightness is the eighth number that the sample's name gives."""
+    content = hashlib.blake2b(b"photometric/sample/12345/0").digest()
+    drawn = (int.from_bytes(content[56:64], "little") >> 11) / 2**53
+    change = draw_change(PhotometricConfig(jitter=KORNIA), 12345, 1)
+    assert change.factors is not None
+    assert change.factors[0] == pytest.approx(0.6 * (2 * drawn - 1), abs=1e-12)
+
+
 @pytest.mark.parametrize(("sigma", "share"), [(0.15, 0.1), (0.7, 0.1), (1.15, 0.1), (3.0, 0.1), (1.15, 0.3), (0.9, 1.0)])
 def test_blur_equals_the_slow_reference(sigma: float, share: float) -> None:
     picture = batch(1, height=40, width=64)[0].float()
@@ -111,9 +142,9 @@ def test_a_sample_does_not_depend_on_its_batch(name: str) -> None:
     """Dealt to other ranks, or in another order, every sample comes out the same."""
     images, seeds = batch(6), seeds_of(5, 99, 2**62, 0, 7, 123)
     for call_seed in range(4):
-        whole = augment(images, seeds, PHOTOMETRIC[name], call_seed)
+        whole = augment(images, seeds, [PHOTOMETRIC[name]] * 6, call_seed)
         for rows in ([0, 2, 4], [5, 3, 1], [2]):
-            assert torch.equal(augment(images[rows], seeds[rows], PHOTOMETRIC[name], call_seed), whole[rows])
+            assert torch.equal(augment(images[rows], seeds[rows], [PHOTOMETRIC[name]] * len(rows), call_seed), whole[rows])
 
 
 @pytest.mark.parametrize("name", PHOTOMETRIC)
@@ -121,7 +152,7 @@ def test_a_sample_does_not_depend_on_its_batch(name: str) -> None:
 def test_type_and_memory_format_are_kept_and_the_input_too(name: str, memory_format: torch.memory_format) -> None:
     images = batch(5).contiguous(memory_format=memory_format)
     before = images.clone()
-    out = augment(images, seeds_of(1, 2, 3, 4, 5), PHOTOMETRIC[name], 3)
+    out = augment(images, seeds_of(1, 2, 3, 4, 5), [PHOTOMETRIC[name]] * 5, 3)
     assert out.dtype == torch.uint8
     assert out.stride() == images.stride()
     assert torch.equal(images, before)
@@ -134,7 +165,7 @@ def test_rounding_is_to_the_nearest() -> None:
     change = draw_change(config, 4, 0)
     assert change.factors is not None
     expected = np.rint(np.clip(images.double().numpy() + change.factors[0] * 255, 0, 255))
-    np.testing.assert_allclose(augment(images, seeds_of(4), config, 0).numpy(), expected, atol=0)
+    np.testing.assert_allclose(augment(images, seeds_of(4), [config], 0).numpy(), expected, atol=0)
 
 
 def test_nothing_is_read_from_the_device() -> None:
@@ -142,15 +173,15 @@ def test_nothing_is_read_from_the_device() -> None:
     images = batch(4).to("meta")
     for config in PHOTOMETRIC.values():
         for call_seed in range(4):
-            out = augment(images, seeds_of(1, 2, 3, 4), config, call_seed)
+            out = augment(images, seeds_of(1, 2, 3, 4), [config] * 4, call_seed)
             assert out.device.type == "meta"
 
 
 def test_no_jitter_strength_changes_nothing() -> None:
     images = batch(3)
-    for semantics in ("torchvision", "kornia"):
+    for semantics in JITTER:
         still = JitterConfig(semantics=semantics, probability=1.0, brightness=0, contrast=0, saturation=0, hue=0)  # type: ignore[arg-type]
-        assert torch.equal(augment(images, seeds_of(1, 2, 3), PhotometricConfig(jitter=still), 0), images)
+        assert torch.equal(augment(images, seeds_of(1, 2, 3), [PhotometricConfig(jitter=still)] * 3, 0), images)
 
 
 def changes(config: PhotometricConfig, *, call_seed: int = 0, count: int = 600) -> list[Change]:
@@ -211,7 +242,7 @@ def test_presets_can_be_written_in_a_config(name: str) -> None:
 
 
 def test_an_unknown_preset_is_told() -> None:
-    with pytest.raises(InputError, match="no preset 'kornia', expected one of none, torchvision, classmix, dacs"):
+    with pytest.raises(InputError, match="no preset 'kornia', expected one of none, torchvision, classmix, dacs, paper001"):
         named_photometric("kornia")
 
 

@@ -6,6 +6,7 @@ import pytest
 
 import conf
 from data.config import build
+from data.crop_presets import CROPS
 from taxomix import main
 from trainers.config import JobConfig
 from trainers.job import open_data
@@ -50,6 +51,22 @@ def test_the_plan_is_printed(shards: Path, capsys: pytest.CaptureFixture[str]) -
     assert "10 steps of 8 samples on 2 workers (4 each), 11,79" in out
     assert "extra = tones/train (1/2)" in out
     assert "8.00" in out  # 40 samples of 5
+
+
+def test_pictures_are_not_resized_twice(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["plan", "data=mine", f"data.root={shards}", "data.mix={tones: 2, disks: {samples: 2, crop: classmix_cityscapes}}"]
+    words.append("data.crop={size: [512, 1024]}")
+    assert main(words) == 0
+    assert main([*words, "model.input_scale=0.5"]) == 2
+    error = capsys.readouterr().out
+    assert "model.input_scale: 0.5 found, expected 1 where the crop of data.mix.disks has a resize" in error
+    assert "remove model.input_scale, or give the smaller size as resize.size" in error
+
+
+def test_whole_pictures_follow_the_first_stream_of_their_dataset(shards: Path) -> None:
+    mix = "data.mix={a: {dataset: tones, samples: 1, crop: dacs_gta5}, tones: {samples: 1, crop: dacs_synthia}, disks: 1}"
+    crops = job(shards, mix, "data.crop=dacs_cityscapes").data.crops
+    assert crops == {"tones": CROPS["dacs_gta5"], "disks": CROPS["dacs_cityscapes"]}
 
 
 def test_what_cannot_work_is_told(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -139,10 +139,10 @@ def test_shares_tell_what_was_seen(tiny_job: list[str], tmp_path: Path) -> None:
 
 
 def test_a_job_with_all_that_the_data_layer_offers(tiny_job: list[str], tmp_path: Path) -> None:
-    """Proportional shares, a subset, rare classes, a paper's crop for one stream, jitter and blur: trains, and resumes alike."""
+    """Proportional shares, a subset, rare classes, a crop of its own for one stream, jitter and blur for the others."""
     mix = (
         "data.mix={disks: {subset: 1/2, rare_classes: {min_pixels: 10}}, tones: {role: source, crop: {size: [64, 64], scale_of: box, "
-        "flip_first: true, pad: mean}}, more: {dataset: tones, subset: 1/2, rest: true}}"
+        "flip_first: true, pad: mean}, photometric: none}, more: {dataset: tones, subset: 1/2, rest: true}}"
     )
     words = [word for word in tiny_job if not word.startswith("data.mix")]
     words += [mix, "data.quota={name: proportional, batch: 5}", "data.photometric=dacs", "data.window=4"]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from data.config import build, to_plain
 from data.crop_presets import CROPS, named_crop
@@ -31,9 +32,10 @@ any_configs = st.builds(
     resize=st.none() | resizes,
     scale_of=st.sampled_from(["image", "box"]),
     flip_first=st.booleans(),
-    interpolation=st.sampled_from(["linear", "cubic", "area"]),
+    interpolation=st.sampled_from(["linear", "cubic", "area", "pil_linear", "pil_cubic"]),
     pad=st.sampled_from(["grey", "mean", (0, 128, 255)]),
 )
+LINEAR, CUBIC = Image.Resampling.BILINEAR, Image.Resampling.BICUBIC
 
 
 @given(configs, sides, sides, seeds)
@@ -150,7 +152,18 @@ def test_boxes_outside_the_crop_are_dropped() -> None:
     crop = Crop(top=0, left=50, height=40, width=40, out_height=40, out_width=40, flip=False)
     boxes = np.array([[0, 0, 49, 10, 1], [45, 5, 55, 10, 2]], np.int32)
     moved = crop_boxes(boxes, crop, (40, 40))
-    assert moved.tolist() == [[0, 5, 6, 11, 2]]
+    assert moved.tolist() == [[0, 5, 6, 11, 2, 66]]
+
+
+def test_what_lies_on_top_does_not_depend_on_the_crop() -> None:
+    """The crop leaves 10 x 40 pixels of the larger box, and more of the smaller one."""
+    boxes = np.array([[0, 0, 99, 99, 1], [60, 95, 139, 119, 2]], np.int32)
+    whole, cut = np.empty((128, 160), np.uint8), np.empty((64, 64), np.uint8)
+    rasterise_boxes(boxes + np.array([0, 0, 1, 1, 0]), whole, background=PAD)
+    crop = Crop(top=60, left=90, height=64, width=64, out_height=64, out_width=64, flip=False)
+    rasterise_boxes(crop_boxes(boxes, crop, (64, 64)), cut, background=PAD)
+    np.testing.assert_array_equal(cut, whole[60:124, 90:154])
+    assert cut[37, 5] == 2  # in both boxes
 
 
 def test_no_scale_no_flip_is_a_plain_cut() -> None:
@@ -206,6 +219,32 @@ def test_whole_images_come_out_as_resized() -> None:
         out = np.empty((96, 128, 3), np.uint8)
         crop_image(image, draw_crop(replace(config, interpolation=name), 200, 333, np.random.default_rng()), out)
         np.testing.assert_array_equal(out, cv2.resize(image, (128, 96), interpolation=code))
+
+
+@pytest.mark.parametrize(
+    ("preset", "height", "width", "out", "pillow"),
+    [
+        ("dacs_gta5", 1052, 1914, (720, 1280), CUBIC),
+        ("classmix_cityscapes", 1024, 2048, (512, 1024), LINEAR),
+        ("dacs_cityscapes", 1024, 2048, (512, 1024), LINEAR),
+    ],
+)
+def test_presets_resize_as_pillow_does(preset: str, height: int, width: int, out: tuple[int, int], pillow: Image.Resampling) -> None:
+    """Noise of one pixel, which a filter that does not widen only samples."""
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
+    config = replace(CROPS[preset], size=out)
+    crop_out = np.empty((*out, 3), np.uint8)
+    crop_image(image, draw_crop(config, height, width, np.random.default_rng(0)), crop_out)
+    np.testing.assert_array_equal(crop_out, np.asarray(Image.fromarray(image).resize(out[::-1], pillow)))
+
+
+def test_swiftnet_zooms_out_as_pillow_does() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (400, 400, 3)).astype(np.uint8)
+    config = replace(CROPS["swiftnet"], size=(200, 200), scale=(2.0, 2.0), flip=0.0)
+    out = np.empty((200, 200, 3), np.uint8)
+    crop_image(image, draw_crop(config, 400, 400, np.random.default_rng(0)), out)
+    np.testing.assert_array_equal(out, np.asarray(Image.fromarray(image).resize((200, 200), CUBIC)))
+    assert out.std() < 0.5 * image.std()
 
 
 def test_area_is_linear_where_an_image_grows() -> None:

@@ -70,9 +70,7 @@ class DataConfig:
             if value is not None and value < least:
                 raise InputError(f"data.{name}: {value} found, expected at least {least}; raise it")
         for stream in self.streams.values():
-            self.crop_of(stream)  # tells of a name that is none
-        if isinstance(self.photometric, str):
-            object.__setattr__(self, "photometric", named_photometric(self.photometric))
+            self.crop_of(stream), self.photometric_of(stream)  # tell of a name that is none
         twice = sorted({name for name in self.mix if isinstance(self.mix, tuple) and self.mix.count(name) > 1})
         if twice:
             raise InputError(f"data.mix: {twice[0]} given twice, expected each name once; remove one")
@@ -91,6 +89,16 @@ class DataConfig:
     def crop_of(self, stream: StreamConfig) -> CropConfig:
         crop = self.crop if stream.crop is None else stream.crop
         return named_crop(crop) if isinstance(crop, str) else crop
+
+    def photometric_of(self, stream: StreamConfig) -> PhotometricConfig:
+        photometric = self.photometric if stream.photometric is None else stream.photometric
+        return named_photometric(photometric) if isinstance(photometric, str) else photometric
+
+    @property
+    def crops(self) -> dict[str, CropConfig]:
+        """Dataset -> the crop of its first stream: whole pictures of the dataset are brought to the size that it brings them to."""
+        datasets = self.stream_datasets
+        return {datasets[name]: self.crop_of(stream) for name, stream in reversed(self.streams.items())}
 
     def location(self, dataset: str) -> str:
         """Folder or URL of a prepared dataset."""

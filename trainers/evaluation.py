@@ -17,7 +17,7 @@ from torch import Tensor
 from data.files import write_text
 from data.loader import read_whole
 from data.shards import ShardSplit
-from data.transforms import resize_image
+from data.transforms import CropConfig, Interpolation, resize_image, whole_size
 from models.network import SegmentationModel
 from trainers.metrics import Scores, confusion_matrix, scores
 from trainers.ranks import Ranks
@@ -43,22 +43,44 @@ def read_samples(split: ShardSplit, samples: Sequence[int]) -> Iterator[tuple[in
 
 
 @torch.no_grad()
-def predict_image(model: SegmentationModel, image: np.ndarray, datasets: Sequence[str]) -> dict[str, Tensor]:
-    """What `model` says about one image (H, W, 3) uint8 in the view of each of `datasets`: (H, W) uint8 class indices."""
+def predict_image(model: SegmentationModel, image: np.ndarray, crops: Mapping[str, CropConfig]) -> dict[str, Tensor]:
+    """What `model` says about one image (H, W, 3) uint8 in the view of each dataset of `crops`: (H, W) uint8 class indices.
+
+    The image is shown as large as training with that dataset's crop saw it, once to all datasets that see it alike.
+    """
+    alike: dict[tuple[tuple[int, int], Interpolation], list[str]] = {}
+    for name, crop in crops.items():
+        size = whole_size(crop, *image.shape[:2], input_scale=model.input_scale)
+        alike.setdefault((size, crop.interpolation), []).append(name)
+    predicted = {}
+    for (size, interpolation), names in alike.items():
+        for name, logits in _logits(model, image, names, size, interpolation).items():
+            predicted[name] = model.outputs.predict(logits, name)[0].byte()
+    return {name: predicted[name] for name in crops}
+
+
+def _logits(
+    model: SegmentationModel, image: np.ndarray, datasets: Sequence[str], size: tuple[int, int], interpolation: Interpolation
+) -> dict[str, Tensor]:
+    """Logits (1, K, H, W) of each of `datasets`, of an image (H, W, 3) uint8 that the network sees at `size`."""
     device = model.mean.device
-    height, width = image.shape[:2]
-    pixels = torch.from_numpy(resize_image(image, model.input_scale)).to(device).permute(2, 0, 1)[None]
+    shown = np.ascontiguousarray(image) if size == image.shape[:2] else resize_image(image, size, interpolation)
     row = torch.zeros(1, dtype=torch.int64, device=device)
-    logits = model(pixels, dict.fromkeys(datasets, row), size=(height, width))
-    return {name: model.outputs.predict(values, name)[0].byte() for name, values in logits.items()}
+    pixels = torch.from_numpy(shown).to(device).permute(2, 0, 1)[None]
+    return model(pixels, dict.fromkeys(datasets, row), size=image.shape[:2])
 
 
 def evaluate(
-    model: SegmentationModel, splits: Mapping[str, ShardSplit], ranks: Ranks, progress: Progress | None = None
+    model: SegmentationModel,
+    splits: Mapping[str, ShardSplit],
+    crops: Mapping[str, CropConfig],
+    ranks: Ranks,
+    progress: Progress | None = None,
 ) -> dict[str, np.ndarray]:
     """Confusion matrices (true, predicted) of int64 pixel counts per dataset, summed over all ranks.
 
-    `splits` are the splits to evaluate by dataset; `progress` wraps the iteration over each one's samples.
+    `splits` are the splits to evaluate and `crops` what training cut, by dataset; `progress` wraps the iteration over each one's
+    samples.
     """
     was_training = model.training
     model.eval()
@@ -73,7 +95,7 @@ def evaluate(
             read = progress(read, total=len(samples), what=name)
         for _, image, label in read:
             truth = table[torch.from_numpy(label).long()].to(ranks.device)
-            matrix += confusion_matrix(truth, predict_image(model, image, [name])[name], view.num_classes)
+            matrix += confusion_matrix(truth, predict_image(model, image, {name: crops[name]})[name], view.num_classes)
         matrices[name] = ranks.sum(matrix).cpu().numpy()
     model.train(was_training)
     return matrices

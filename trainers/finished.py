@@ -43,10 +43,10 @@ def evaluate_run(run: Path, *, checkpoint: str, split: str, root: str | None, nu
             raise InputError(
                 f"{opened.location}: other classes than the run was trained with found; give the shards of that dataset as root="
             )
-    matrices = evaluate(model, splits, Ranks(device=default_device()), progress=track)
+    matrices = evaluate(model, splits, config.crops, Ranks(device=default_device()), progress=track)
     folder = RunFolder(run)
     images = {name: len(opened) for name, opened in splits.items()}
     write_evaluation(folder.evaluation, matrices, all_scores(model, matrices), step=state["step"], split=split, images=images)
-    for _ in write_panels(model, splits, folder.overlays, num_overlays):
+    for _ in write_panels(model, splits, config.crops, folder.overlays, num_overlays):
         pass
     return folder.evaluation

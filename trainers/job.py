@@ -96,7 +96,8 @@ def check_job(job: JobConfig, *, world_size: int) -> None:
 
 
 def check_trainable(job: JobConfig, data: JobData) -> None:
-    """Raise InputError where the trainer cannot use a stream, or is given a weight for a dataset that is not there."""
+    """Raise InputError where the trainer cannot use a stream, its pictures would be resized twice, or a weight is given for a dataset
+    that is not there."""
     for name, stream in job.data.streams.items():
         if stream.role not in WITH_LABELS:
             raise InputError(
@@ -104,6 +105,11 @@ def check_trainable(job: JobConfig, data: JobData) -> None:
             )
         if data.train[name].label_space.supervision == "none":
             raise InputError(f"data.mix.{name}: a dataset without labels found, expected labels; remove the stream")
+        if job.data.crop_of(stream).resize is not None and job.model.input_scale != 1:
+            raise InputError(
+                f"model.input_scale: {job.model.input_scale:g} found, expected 1 where the crop of data.mix.{name} has a resize, since "
+                "both would resize its pictures; remove model.input_scale, or give the smaller size as resize.size"
+            )
     unknown = sorted(job.trainer.weights.keys() - data.views.keys())
     if unknown:
         raise InputError(f"trainer.weights.{unknown[0]}: no such dataset in data.mix, expected one of {', '.join(sorted(data.views))}")

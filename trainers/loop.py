@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from data.files import write_text
 from data.order import digest
-from data.photometric import PhotometricConfig, augment
+from data.photometric import augment
 from data.types import Batch
 from models.batchnorm import synchronise_batchnorm
 from trainers.config import JobConfig
@@ -58,6 +58,7 @@ class Training:
             synchronise_batchnorm(self.trainer, ranks.device)
             self.losses = DistributedDataParallel(self.trainer, gradient_as_bucket_view=True, **_NO_BUFFER_BROADCAST)
         self.optimizer = build_optimizer(self.trainer.model, job.optim)
+        self.photometric = [job.data.photometric_of(stream) for stream in job.data.streams.values()]
         self.step = 0
         """Steps done."""
         self.best_score = float("-inf")
@@ -87,8 +88,10 @@ class Training:
         batches = self.loader.batches(self.step, loop.steps)
         while self.step < loop.steps:
             with watch.waiting_for_data():
-                batch = next(batches).to(self.ranks.device)
-            batch = self._augmented(batch)
+                batch = next(batches)
+                streams = batch.streams.tolist()  # while they are on the host
+                batch = batch.to(self.ranks.device)
+            batch = self._augmented(batch, streams)
             count_labels(batch, self.label_pixels)
             lr = learning_rate(self.job.optim.lr, schedule, self.step, loop.steps)
             set_learning_rate(self.optimizer, lr)
@@ -101,12 +104,11 @@ class Training:
                 self._evaluate_and_save(watch, report)
         watch.close()
 
-    def _augmented(self, batch: Batch) -> Batch:
-        """The batch with its colours and sharpness changed, alike on any number of ranks."""
-        config = self.job.data.photometric
-        assert isinstance(config, PhotometricConfig)
+    def _augmented(self, batch: Batch, streams: list[int]) -> Batch:
+        """The batch with its colours and sharpness changed as its samples' streams say, alike on any number of ranks."""
+        configs = [self.photometric[stream] for stream in streams]
         call_seed = step_number(self.job.seed, self.step, "photometric")
-        return replace(batch, images=augment(batch.images, batch.seeds, config, call_seed))
+        return replace(batch, images=augment(batch.images, batch.seeds, configs, call_seed))
 
     def _evaluate_and_save(self, watch: Watch, report: Report) -> None:
         loop, last = self.job.loop, self.step == self.job.loop.steps
@@ -145,13 +147,14 @@ class Training:
 
     def _evaluate(self, watch: Watch, report: Report) -> float:
         model = self.trainer.model
-        matrices = evaluate(model, self.data.val, self.ranks)
+        matrices = evaluate(model, self.data.val, self.job.data.crops, self.ranks)
         results = all_scores(model, matrices)
         watch.log_scores(self.step, results)
         if self.ranks.is_main:
             images = {name: len(split) for name, split in self.data.val.items()}
             write_evaluation(self.folder.evaluation, matrices, results, step=self.step, split=self.job.data.val_split, images=images)
-            for name, picture in write_panels(model, self.data.val, self.folder.overlays, self.job.loop.overlays):
+            panels = write_panels(model, self.data.val, self.job.data.crops, self.folder.overlays, self.job.loop.overlays)
+            for name, picture in panels:
                 watch.log_image(self.step, name, picture)
         score = mean_miou(results)
         report({"step": float(self.step), "mean_miou": score, **{f"miou/{name}": result.miou for name, result in results.items()}})

@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from data.drawing import blend, legend_strip, write_picture
 from data.labels import IGNORE_INDEX, View
 from data.shards import ShardSplit
+from data.transforms import CropConfig
 from models.network import SegmentationModel
 from trainers.evaluation import predict_image, read_samples
 
@@ -31,8 +32,11 @@ def panel(image: np.ndarray, maps: Sequence[np.ndarray], titles: Sequence[str], 
     return sheet
 
 
-def write_panels(model: SegmentationModel, splits: Mapping[str, ShardSplit], folder: Path, number: int) -> Iterator[tuple[str, np.ndarray]]:
-    """Write `number` pictures of each split, spread over it, as PNG into `folder`: image, prediction and truth.
+def write_panels(
+    model: SegmentationModel, splits: Mapping[str, ShardSplit], crops: Mapping[str, CropConfig], folder: Path, number: int
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Write `number` pictures of each split, spread over it, as PNG into `folder`: image, prediction and truth. `crops` are what
+    training cut, by dataset.
 
     Yields the name of each and its pixels (H, W, 3) uint8.
     """
@@ -42,7 +46,7 @@ def write_panels(model: SegmentationModel, splits: Mapping[str, ShardSplit], fol
         view = model.outputs.views[dataset]
         chosen = sorted({(2 * i + 1) * len(split) // (2 * number) for i in range(number)}) if number else []
         for sample, image, label in read_samples(split, chosen):
-            prediction, truth = predict_image(model, image, [dataset])[dataset].cpu().numpy(), view.table[label]
+            prediction, truth = predict_image(model, image, {dataset: crops[dataset]})[dataset].cpu().numpy(), view.table[label]
             title = "prediction"
             if split.label_space.supervision == "boxes":  # outside of them nothing was learnt, and nothing is scored
                 prediction, title = np.where(truth == IGNORE_INDEX, truth, prediction), "prediction inside the boxes"

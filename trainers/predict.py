@@ -1,6 +1,6 @@
 """`taxomix predict`: label images and overlays for a folder of pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from data.images import encode_label, read_image
 from data.labels import View
 from data.progress import track
 from data.sources import IMAGE_SUFFIXES, is_image
+from data.transforms import CropConfig
 from models.network import SegmentationModel
 from trainers.evaluation import predict_image
 from trainers.finished import open_run
@@ -21,17 +22,18 @@ from trainers.finished import open_run
 
 def predict_run(run: Path, images: Path, out: Path, *, checkpoint: str, datasets: Sequence[str] | None) -> int:
     """`predict_folder` with the model of a run, for all of its datasets or those that are named."""
-    model, _, _ = open_run(run, checkpoint)
+    model, job, _ = open_run(run, checkpoint)
     known = list(model.outputs.views)
     for name in datasets or ():
         if name not in known:
             raise InputError(f"datasets: {name} is not of this run, expected some of {', '.join(known)}; mend the name")
-    return predict_folder(model, images, out, datasets or known)
+    return predict_folder(model, images, out, {name: job.data.crops[name] for name in datasets or known})
 
 
-def predict_folder(model: SegmentationModel, images: Path, out: Path, datasets: Sequence[str]) -> int:
-    """For every picture below `images` and each of `datasets`: out/DATASET/labels/NAME.png (native ids of that dataset) and
-    out/DATASET/overlays/NAME.png. Returns the number of pictures. Raises InputError where there is none or one does not decode.
+def predict_folder(model: SegmentationModel, images: Path, out: Path, crops: Mapping[str, CropConfig]) -> int:
+    """For every picture below `images` and each dataset of `crops`: out/DATASET/labels/NAME.png (native ids of that dataset) and
+    out/DATASET/overlays/NAME.png. `crops` are what training cut. Returns the number of pictures. Raises InputError where there is
+    none or one does not decode.
     """
     if not images.is_dir():
         raise InputError(f"images={images}: no such folder, expected one with pictures; check the path")
@@ -43,7 +45,7 @@ def predict_folder(model: SegmentationModel, images: Path, out: Path, datasets: 
             raise InputError(f"{second}: same name as {first.name} but for the suffix, expected names that differ; rename one")
     for path in track(paths, total=len(paths), what="predict"):
         image = read_image(path)
-        for dataset, classes in predict_image(model, image, datasets).items():
+        for dataset, classes in predict_image(model, image, crops).items():
             name = path.relative_to(images).with_suffix(".png")
             _write(out / dataset, name, image, classes.cpu().numpy(), model.outputs.views[dataset])
     return len(paths)

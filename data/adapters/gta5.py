@@ -19,6 +19,7 @@ from data.errors import InputError
 from data.images import read_label_image
 from data.labels import LabelSpace
 from data.sources import FileEntry, FileSource
+from data.transforms import nearest_pixels
 
 LICENCE_PLATE = 34
 OFFICIAL = {
@@ -75,6 +76,4 @@ def resize_label(label: np.ndarray, *, height: int, width: int) -> np.ndarray:
     """(h, w) ids to (height, width): each pixel is the one that its centre falls on. The array itself where it fits already."""
     if label.shape == (height, width):
         return label
-    rows = (2 * np.arange(height) + 1) * label.shape[0] // (2 * height)
-    columns = (2 * np.arange(width) + 1) * label.shape[1] // (2 * width)
-    return label[rows[:, None], columns[None, :]]
+    return label[np.ix_(nearest_pixels(label.shape[0], height), nearest_pixels(label.shape[1], width))]

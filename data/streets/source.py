@@ -9,8 +9,7 @@ import numpy as np
 from data.errors import InputError
 from data.images import encode_jpeg
 from data.labels import LabelSpace
-from data.shards import Sample
-from data.sources import NO_BOXES
+from data.shards import NO_BOXES, Sample
 from data.streets.labels import STREET_SPACES, label_space, native_ids
 from data.streets.scene import render
 
