@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +140,17 @@ def test_boxes_are_scored_inside_the_boxes_only(splits: dict[str, ShardSplit]) -
 def test_the_score_is_the_mean_over_datasets(model: SegmentationModel) -> None:
     matrices = {"disks": np.diag([5, 5, 5]), "tones": np.array([[1, 1], [0, 2]])}
     assert mean_miou(all_scores(model, matrices)) == pytest.approx((1 + (1 / 2 + 2 / 3) / 2) / 2)
+
+
+def test_what_cannot_be_read_is_left_out_of_the_evaluation(shards: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for path in (shards / "disks").glob("val*"):
+        shutil.copy(path, tmp_path / path.name)
+    split = ShardSplit(tmp_path, "val")
+    with (tmp_path / "val-00000.tar").open("r+b") as file:
+        file.seek(split.index["image_offset"][1].as_py())
+        file.write(bytes(64))
+    assert [number for number, _, _ in read_samples(split, range(4))] == [0, 2, 3]
+    assert any("left out of the evaluation" in record.message and split.key(1) in record.message for record in caplog.records)
 
 
 def test_panels_are_written_and_show_the_picture(model: SegmentationModel, splits: dict[str, ShardSplit], tmp_path: Path) -> None:

@@ -170,7 +170,7 @@ def test_one_and_two_workers_train_alike(tiny_job: list[str], tmp_path: Path) ->
     subprocess.run(command([*tiny_job, "run.name=two"], *launcher), cwd=ROOT, check=True, timeout=120, env=environment)
     for name in LOSSES:
         one, two = read_metrics(runs / "one", name), read_metrics(runs / "two", name)
-        for first, second, tolerance in zip(one, two, (1e-5, 1e-3, 2e-2), strict=True):
+        for first, second, tolerance in zip(one, two, (1e-5, 5e-3, 5e-2), strict=True):
             assert second == pytest.approx(first, rel=tolerance)
 
 

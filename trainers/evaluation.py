@@ -1,6 +1,7 @@
 """Evaluation: each image once, at the size of its label, whatever the number of ranks."""
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from data.errors import UnreadableError
 from data.files import write_text
 from data.loader import read_whole
 from data.shards import ShardSplit
@@ -22,6 +24,8 @@ from models.network import SegmentationModel
 from trainers.metrics import Scores, confusion_matrix, scores
 from trainers.ranks import Ranks
 
+log = logging.getLogger(__name__)
+
 SAMPLES_AHEAD = 4
 
 Progress = Callable[..., Iterator[tuple[int, np.ndarray, np.ndarray]]]
@@ -29,17 +33,26 @@ Progress = Callable[..., Iterator[tuple[int, np.ndarray, np.ndarray]]]
 
 
 def read_samples(split: ShardSplit, samples: Sequence[int]) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Decode `samples` ahead of need: (number, image (H, W, 3) uint8, label (H, W) uint8 native ids)."""
+    """Decode `samples` ahead of need: (number, image (H, W, 3) uint8, label (H, W) uint8 native ids).
 
-    def load(number: int) -> tuple[int, np.ndarray, np.ndarray]:
-        return number, *read_whole(split, number)
+    One that cannot be read is left out with a warning: it should not end a run that has trained for hours.
+    """
+
+    def load(number: int) -> tuple[int, np.ndarray, np.ndarray] | None:
+        try:
+            return number, *read_whole(split, number)
+        except UnreadableError as error:
+            log.warning("left out of the evaluation: %s", error)
+            return None
 
     with ThreadPoolExecutor(1, thread_name_prefix="evaluation") as pool:
         remaining = iter(samples)
         pending = [pool.submit(load, number) for number in islice(remaining, SAMPLES_AHEAD)]
         while pending:
-            yield pending.pop(0).result()
+            loaded = pending.pop(0).result()
             pending.extend(pool.submit(load, number) for number in islice(remaining, 1))
+            if loaded is not None:
+                yield loaded
 
 
 @torch.no_grad()

@@ -93,6 +93,8 @@ def check_job(job: JobConfig, *, world_size: int) -> None:
     check_trainable(job, data)
     for name, split in data.train.items():
         check_whole(name, split, job.data.max_skipped)
+    for split in data.val.values():
+        check_whole(job.data.val_split, split, 0)  # what scores are to be compared on has to be all there
 
 
 def check_trainable(job: JobConfig, data: JobData) -> None:
@@ -115,14 +117,14 @@ def check_trainable(job: JobConfig, data: JobData) -> None:
         raise InputError(f"trainer.weights.{unknown[0]}: no such dataset in data.mix, expected one of {', '.join(sorted(data.views))}")
 
 
-def check_whole(stream: str, split: ShardSplit, max_skipped: int) -> None:
+def check_whole(name: str, split: ShardSplit, max_skipped: int) -> None:
     """Raise InputError where shards that are gone or cut make more samples unreadable than may be passed over; log fewer."""
     lost = split.count_lost()
     number = sum(lost.values())
     if not number:
         return
     names = ", ".join(list(lost)[:3]) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
-    text = f"data.mix.{stream}: {number} samples lie in shards that are gone or cut short ({split.location}: {names})"
+    text = f"{name}: {number} samples lie in shards that are gone or cut short ({split.location}: {names})"
     if number > max_skipped:
         raise InputError(
             f"{text}, data.max_skipped={max_skipped} are passed over; restore the shards, or run `taxomix prepare ... overwrite=true`"
