@@ -3,7 +3,9 @@
 Exit codes: 0 done, 1 a run failed or `inspect` found an error, 2 the input has to be mended (one line on stderr says how).
 """
 
+import errno
 import logging
+import shutil
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -173,9 +175,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"taxomix {name}: stopped; the same command goes on", file=sys.stderr)
         return 1
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            print(f"taxomix {name}: {_full(error)}; make room, the same command goes on", file=sys.stderr)
+            return 1
         traceback.print_exc()
         print(f"taxomix {name}: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
+
+
+def _full(error: OSError) -> str:
+    if error.filename is None:
+        return f"{error.strerror}"
+    path = Path(error.filename).absolute()
+    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    return f"{path}: {error.strerror}, {shutil.disk_usage(there).free / 1e6:.0f} MB free"
 
 
 def _usage() -> str:

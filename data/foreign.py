@@ -1,7 +1,7 @@
 """Tars made by others, in the plain webdataset layout, used where they lie: one scan writes an index of them.
 
     DIR/train-000000.tar or DIR/train/000000.tar     members key.jpg (or .png), key.seg.png (or .png), key.json
-    DIR/meta.yaml                                     the label space, as data/folder.py describes it
+    DIR/meta.yaml                                     the label space, as data/adapters/folder.py describes it
 
 A key is all before the first dot of a member's name, folders included, and the members of a sample lie side by side.
 """
@@ -19,14 +19,14 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
-import yaml
+import pyarrow.compute as pc
 
 from data.errors import InputError
 from data.images import decode_image, decode_label
-from data.labels import LabelSpace
+from data.labels import LabelSpace, read_space
 from data.progress import Advance
 from data.shards import INDEX_SCHEMA, MAX_MEMBER_BYTES, NO_BOXES, count_labels, index_row, parse_boxes
-from data.sources import check_boxes, check_ids
+from data.sources import check_boxes, check_ids, check_name
 from data.tars import Member, TarError, members
 from data.tasks import Piece
 
@@ -73,13 +73,9 @@ class ForeignTars:
     @cached_property
     def label_space(self) -> LabelSpace:
         path = self.config.labels or self.root / "meta.yaml"
-        try:
-            content = yaml.safe_load(path.read_text())
-        except FileNotFoundError:
-            raise InputError(f"{path}: not found, expected the label space of the tars; add it or give dataset.labels=FILE") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: not YAML ({' '.join(str(error).split())}); mend the file") from None
-        return LabelSpace.from_dict(content if isinstance(content, dict) else {}, origin=str(path))
+        if not path.is_file():
+            raise InputError(f"{path}: not found, expected the label space of the tars; add it or give dataset.labels=FILE")
+        return read_space(path)
 
     @cached_property
     def tars(self) -> dict[str, list[Path]]:
@@ -95,14 +91,18 @@ class ForeignTars:
         if not splits:
             raise InputError(f"{self.root}: no tar found, expected SPLIT-000000.tar or SPLIT/000000.tar; unpack .tar.gz with gunzip")
         for split, paths in splits.items():
+            for path in paths:
+                check_name(path)
             if not re.fullmatch(r"\w[\w.-]*", split):
                 raise InputError(f"{paths[0]}: split {split!r} found, expected letters, digits, '.', '_' and '-'; rename it")
         return splits
 
-    def fingerprint(self, split: str) -> str:
+    def fingerprint(self, paths: Sequence[Path], *more: object) -> str:
+        """A text that changes with these tars and with the options; `more` is what else it is to depend on."""
         config = {"image": self.config.image, "label": self.config.label, "damaged": self.config.damaged}
-        digest = hashlib.blake2b(json.dumps([self.label_space.to_dict(), str(self.root), config]).encode(), digest_size=16)
-        for path in self.tars[split]:
+        options = [self.label_space.to_dict(), str(self.root), config, *more]
+        digest = hashlib.blake2b(json.dumps(options).encode(), digest_size=16)
+        for path in paths:
             stat = path.stat()
             digest.update(f"{path.relative_to(self.root)} {stat.st_size} {stat.st_mtime_ns}\n".encode())
         return digest.hexdigest()
@@ -117,6 +117,7 @@ class ForeignTars:
                     num_bytes=path.stat().st_size,
                     label_space=self.label_space,
                     config=self.config,
+                    fingerprint=self.fingerprint([path], number),
                 )
                 for number, path in enumerate(paths)
             ]
@@ -134,6 +135,7 @@ class ScanTask:
     num_bytes: int
     label_space: LabelSpace
     config: WebdatasetConfig
+    fingerprint: str
 
     unit: ClassVar[str] = "MB of tars"
 
@@ -184,10 +186,10 @@ class ScanTask:
                     if key in seen:
                         raise InputError(
                             f"{self.path}: key {key} found again at byte {member.offset}, expected the members of a sample side by side "
-                            "and each key once; write the tar anew"
+                            "and each key once; write the tar anew, with `tar --sort=name`"
                         )
                     seen.add(key)
-                    warnings[RENAMED] += key != raw
+                    warnings[RENAMED] += key != re.sub(r"^(\./)+", "", raw)  # tar cf x.tar . writes ./ before each name
                 if suffix in parts:
                     raise InputError(f"{self.path}: {key}.{suffix} found twice, expected each member once; write the tar anew")
                 parts[suffix] = member
@@ -242,14 +244,29 @@ class ScanTask:
     def _decode(self, descriptor: int, member: Member, decoder: Callable[[bytes], np.ndarray]) -> np.ndarray:
         if not 0 < member.size <= MAX_MEMBER_BYTES:
             raise InputError(f"{self._path(member)}: {member.size} bytes found, expected 1 to {MAX_MEMBER_BYTES}; mend the tar")
+        content = os.pread(descriptor, member.size, member.offset)
         try:
-            return decoder(os.pread(descriptor, member.size, member.offset))
+            return decoder(content)
         except (ValueError, OSError, SyntaxError) as error:
             raise InputError(f"{self._path(member)}: does not decode ({' '.join(str(error).split())}); mend the tar") from None
 
     def _path(self, member: Member) -> Path:
         """Of a member, for errors: nothing of this name is ever opened."""
         return self.path / _safe_key(member.name)
+
+
+def distinct_keys(tables: list[pa.Table], names: Sequence[str]) -> list[pa.Table]:
+    """The rows of tars with these names, so that each key is there once in the split: `tables` themselves where that is so, else
+    every key behind the name of its tar without .tar."""
+    keys = pa.chunked_array([chunk for table in tables for chunk in table["key"].chunks], pa.string())
+    if pc.count_distinct(keys).as_py() == len(keys):
+        return tables
+    column = INDEX_SCHEMA.get_field_index("key")
+    prefixes = [name.removesuffix(".tar") for name in names]
+    return [
+        table.set_column(column, INDEX_SCHEMA.field("key"), pc.binary_join_element_wise(prefix, table["key"], "/"))
+        for prefix, table in zip(prefixes, tables, strict=True)
+    ]
 
 
 RENAMED = "renamed, their names are absolute, hold '..' or signs that are no text"

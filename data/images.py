@@ -28,7 +28,9 @@ def jpeg_for_shard(path: Path, *, quality: int) -> tuple[bytes, int, int]:
     `quality` without chroma subsampling. Every image is decoded once, so that a damaged file is found here.
     """
     with _reading(path), path.open("rb") as file, Image.open(file) as image:
-        if image.format == "JPEG" and not image.info.get("progressive") and image.mode in ("RGB", "L"):
+        _check_size(image.height, image.width, None)
+        # MPO: a JPEG with further pictures behind it, as many phones write; what reads JPEG stops before those.
+        if image.format in ("JPEG", "MPO") and not image.info.get("progressive") and image.mode in ("RGB", "L"):
             content = path.read_bytes()
             height, width = decode_jpeg(content).shape[:2]
             return content, height, width
@@ -38,7 +40,8 @@ def jpeg_for_shard(path: Path, *, quality: int) -> tuple[bytes, int, int]:
 
 def read_image(path: Path) -> np.ndarray:
     """Any 8-bit picture to (H, W, 3) uint8 RGB; transparency is dropped. Raises InputError where it does not decode."""
-    with _reading(path), Image.open(path) as image:
+    with _reading(path), path.open("rb") as file, Image.open(file) as image:
+        _check_size(image.height, image.width, None)
         return _to_rgb(image, path)
 
 
@@ -48,8 +51,18 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: the image does not decode ({error}); restore the file, or remove it with its label") from None
+    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+        raise InputError(f"{path}: {error.strerror}, expected a file that can be read; mend it and run the command again") from None
+    except OSError as error:
+        if error.errno is not None:  # of the disk or the network, not of the file's content: Pillow's own have no number
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise _no_image(path, error) from None
+    except (ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise _no_image(path, error) from None
+
+
+def _no_image(path: Path, error: Exception) -> InputError:
+    return InputError(f"{path}: the image does not decode ({error}); restore the file, or remove it with its label")
 
 
 def _to_rgb(image: Image.Image, path: Path) -> np.ndarray:
@@ -116,7 +129,8 @@ def _check_size(height: int, width: int, size: tuple[int, int] | None) -> None:
 
 def read_label_image(path: Path) -> np.ndarray:
     """A label image (grey or palette, up to 8 bits) to (H, W) uint8 ids; of a palette image the indices, not its colours."""
-    with _reading(path), Image.open(path) as image:
+    with _reading(path), path.open("rb") as file, Image.open(file) as image:
+        _check_size(image.height, image.width, None)
         if image.mode not in ("1", "L", "P"):
             raise InputError(f"{path}: mode {image.mode} found, expected an 8-bit image of ids (mode L or P); write ids, not colours")
         # Pillow scales the values of a grey PNG of 1, 2 or 4 bits to 0..255.

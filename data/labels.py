@@ -5,14 +5,17 @@ device, so that one set of shards serves every experiment.
 """
 
 import colorsys
+import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import cv2
 import numpy as np
+import yaml
 
 from data.errors import InputError
 
@@ -21,6 +24,13 @@ IGNORE_INDEX = 255
 
 ALL_CLASSES = "all"
 """Name of the view that every label space has: each label that is no ignored id is a class, in the order of the ids."""
+
+KEYS = ("name", "classes", "ignore_ids", "supervision", "task", "views", "default_view")
+CLASS_KEYS = ("id", "name", "color")
+VIEW_CLASS_KEYS = ("name", "ids", "color")
+"""What is read of a meta.yaml. Whatever else it says is for people, unless it looks like one of these mistyped."""
+
+MAX_META_BYTES = 2**20
 
 Supervision = Literal["pixels", "boxes", "none"]
 
@@ -97,7 +107,7 @@ class LabelSpace:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not re.fullmatch(r"[\w-][\w.-]*", self.name):
-            raise InputError(f"name: {self.name!r} found, expected letters, digits, '.', '_' and '-': it names a folder; mend it")
+            raise InputError(f"name: {_shown(self.name)} found, expected letters, digits, '.', '_' and '-': it names a folder; mend it")
         for what, values in (("id", [str(label.id) for label in self.labels]), ("name", [label.name for label in self.labels])):
             twice = sorted({value for value in values if values.count(value) > 1})
             if twice:
@@ -107,7 +117,7 @@ class LabelSpace:
             raise InputError(f"label space {self.name}: id {wrong[0]} found, expected 0..255; label images are 8-bit")
         if self.supervision not in get_args(Supervision):
             raise InputError(
-                f"label space {self.name}: supervision {self.supervision!r} found, expected one of {', '.join(get_args(Supervision))}"
+                f"label space {self.name}: supervision {_shown(self.supervision)} found, expected one of {', '.join(get_args(Supervision))}"
             )
         if not 1 <= len(self.classes) <= 255:
             raise InputError(
@@ -207,18 +217,21 @@ class LabelSpace:
         native ids in place of classes: each is then a class as it is.
         """
         try:
+            _check_keys(entry, KEYS)
+            for c in entry["classes"]:
+                _check_keys(c, CLASS_KEYS)
             labels = tuple(
-                Label(id=_whole(c["id"]), name=str(c["name"]), color=_color(c.get("color"), position))
+                Label(id=_whole(c["id"]), name=_text(c["name"]), color=_color(c.get("color"), position))
                 for position, c in enumerate(entry["classes"])
             )
             default_view = entry.get("default_view")
             return cls(
                 name=entry["name"],
                 labels=labels,
-                ignore_ids=tuple(_whole(i) for i in entry.get("ignore_ids") or ()),
-                supervision=entry.get("supervision") or ("boxes" if entry.get("task") == "boxes" else "pixels"),
-                views=tuple(_view_spec(str(name), classes, labels) for name, classes in (entry.get("views") or {}).items()),
-                default_view=None if default_view is None else str(default_view),
+                ignore_ids=tuple(_whole(i) for i in _given(entry, "ignore_ids", ())),
+                supervision=_given(entry, "supervision", _task(entry)),
+                views=tuple(_view_spec(_text(name), classes, labels) for name, classes in _given(entry, "views", {}).items()),
+                default_view=None if default_view is None else _text(default_view),
             )
         except InputError as error:
             raise InputError(f"{origin}: {error}") from None
@@ -253,18 +266,19 @@ def _as_classes(labels: Sequence[Label]) -> tuple[ViewClass, ...]:
 def _view_spec(name: str, entries: Any, labels: Sequence[Label]) -> ViewSpec:
     """A view as it is written in a file: a list of native ids, of {name, ids, color?}, or of both."""
     if not isinstance(entries, list):
-        raise ValueError(f"view {name}: {entries!r} is not a list")
+        raise ValueError(f"view {name}: {_shown(entries)} is not a list")
     known = {label.id: label for label in labels}
 
     def view_class(entry: Any) -> ViewClass:
+        _check_keys(entry, VIEW_CLASS_KEYS)
         ids = tuple(_whole(i) for i in (entry["ids"] if isinstance(entry, Mapping) else [entry]))
         first = known.get(ids[0]) if ids else None
         if first is None:  # told by the checks of the label space, which name the id
-            return ViewClass(name=str(entry["name"]) if isinstance(entry, Mapping) else str(entry), color=(0, 0, 0), ids=ids)
+            return ViewClass(name=_text(entry["name"]) if isinstance(entry, Mapping) else str(ids[0]), color=(0, 0, 0), ids=ids)
         if not isinstance(entry, Mapping):
             return ViewClass(name=first.name, color=first.color, ids=ids)
         color = first.color if entry.get("color") is None else _color(entry["color"], 0)
-        return ViewClass(name=str(entry["name"]), color=color, ids=ids)
+        return ViewClass(name=_text(entry["name"]), color=color, ids=ids)
 
     return ViewSpec(name=name, classes=tuple(view_class(entry) for entry in entries))
 
@@ -278,8 +292,65 @@ def count_ids(label: np.ndarray) -> np.ndarray:
 
 def _whole(value: Any) -> int:
     if type(value) is not int:
-        raise ValueError(f"id {value!r} is not a whole number")
+        raise ValueError(f"id {_shown(value)} is not a whole number")
     return value
+
+
+def _text(value: Any) -> str:
+    """A name, which YAML may have taken for a number."""
+    if not isinstance(value, str | int | float) or isinstance(value, bool):
+        raise ValueError(f"name {_shown(value)} is no text")
+    return str(value)
+
+
+def _shown(value: Any) -> str:
+    """`value` for an error, in short: what lists of lists hold may be far longer than the file that they come from."""
+    if value is None or isinstance(value, str | bytes | bool | int | float):
+        text = repr(value[:100] if isinstance(value, str | bytes) else value)
+        return text[:120]
+    return f"a {type(value).__name__}"
+
+
+def _given(entry: Mapping[str, Any], key: str, default: Any) -> Any:
+    value = entry.get(key)
+    return default if value is None else value
+
+
+def _task(entry: Mapping[str, Any]) -> str:
+    task = entry.get("task")
+    if task not in (None, "pixels", "boxes"):
+        raise InputError(f"task: {_shown(task)} found, expected boxes or pixels; mend it")
+    return task or "pixels"
+
+
+def _check_keys(entry: Any, known: Sequence[str]) -> None:
+    """Raise InputError for a key that is none of `known` and looks like one of them; without it a typo would be a silent default."""
+    for key in entry if isinstance(entry, Mapping) else ():
+        close = difflib.get_close_matches(str(key)[:50].lower().replace("-", "_"), known, n=1, cutoff=0.8) if key not in known else []
+        if close:
+            raise InputError(f"{_shown(key)}: unknown key found, expected {close[0]}; rename it")
+
+
+class _MetaLoader(yaml.SafeLoader):
+    """Without merge keys: a few lines of them can stand for more entries than memory holds."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(None, None, "merge keys (<<) are not read", key.start_mark)
+
+
+def read_space(path: Path) -> LabelSpace:
+    """The label space of a meta.yaml that anyone may have written. Raises InputError."""
+    with path.open("rb") as file:
+        content = file.read(MAX_META_BYTES + 1)
+    if len(content) > MAX_META_BYTES:
+        raise InputError(f"{path}: more than {MAX_META_BYTES} bytes found, expected a list of classes; check the path")
+    try:
+        entry = yaml.load(content.decode(), _MetaLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not YAML ({' '.join(str(error).split())}); mend the file") from None
+    return LabelSpace.from_dict(entry if isinstance(entry, dict) else {}, origin=str(path))
 
 
 def _color(value: Any, position: int) -> tuple[int, int, int]:
@@ -290,5 +361,5 @@ def _color(value: Any, position: int) -> tuple[int, int, int]:
         return round(255 * red), round(255 * green), round(255 * blue)
     red, green, blue = (int(channel) for channel in value)
     if not all(0 <= channel <= 255 for channel in (red, green, blue)):
-        raise ValueError(f"color {value} is not three numbers in 0..255")
+        raise ValueError(f"color {red},{green},{blue} is not three numbers in 0..255")
     return red, green, blue

@@ -3,13 +3,14 @@
 A file gets its name there only once it is whole: by a rename in a folder, by the end of the upload in an object store.
 """
 
+import fcntl
 import hashlib
 import logging
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,32 @@ def open_target(location: str, dataset: str) -> "Target":
     return LocalTarget(folder if folder.name == dataset else folder / dataset)
 
 
+@contextmanager
+def hold_lock(path: Path, what: str) -> Iterator[None]:
+    """Hold the file `path` for this process; it is removed afterwards. The lock goes with the process, however it ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with path.open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(f"{what} is being prepared by another process, expected one at a time; wait for it") from None
+            if not _is_at(path, file.fileno()):
+                continue  # its last holder removed it after it was opened here
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
 class Target(ABC):
     """The folder of a dataset, for writing. It can be sent to another process."""
 
@@ -43,6 +70,10 @@ class Target(ABC):
     @abstractmethod
     def staging(self, split: str) -> Path:
         """A folder of this machine, the same at each call, for what is not whole yet."""
+
+    @abstractmethod
+    def hold(self, split: str) -> AbstractContextManager[None]:
+        """Keep other runs on this machine, or on this folder, from writing the split meanwhile. Raises InputError where one does."""
 
     @abstractmethod
     def sizes(self) -> dict[str, int]:
@@ -60,10 +91,6 @@ class Target(ABC):
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
 
-    @abstractmethod
-    def tidy(self) -> None:
-        """Remove the folder where it is empty."""
-
 
 class LocalTarget(Target):
     """A folder of this machine; what is not whole yet lies in a hidden folder inside."""
@@ -73,6 +100,17 @@ class LocalTarget(Target):
 
     def staging(self, split: str) -> Path:
         return self.folder / f".{split}.partial"
+
+    @contextmanager
+    def hold(self, split: str) -> Iterator[None]:
+        created = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
+        try:
+            with hold_lock(self.folder / f".{split}.lock", f"{self.location}: split {split}"):
+                yield
+        finally:
+            with suppress(OSError):  # the first that holds something, and with it those above
+                for folder in created:
+                    folder.rmdir()
 
     def sizes(self) -> dict[str, int]:
         if not self.folder.is_dir():
@@ -86,10 +124,6 @@ class LocalTarget(Target):
 
     def remove(self, name: str) -> None:
         (self.folder / name).unlink(missing_ok=True)
-
-    def tidy(self) -> None:
-        with suppress(OSError):
-            self.folder.rmdir()
 
 
 class RemoteTarget(Target):
@@ -110,6 +144,9 @@ class RemoteTarget(Target):
         name = hashlib.blake2b(self.location.encode(), digest_size=8).hexdigest()
         return cache / "taxomix" / "prepare" / f"{name}-{split}.partial"
 
+    def hold(self, split: str) -> AbstractContextManager[None]:
+        return hold_lock(self.staging(split).with_suffix(".lock"), f"{self.location}: split {split}")
+
     def sizes(self) -> dict[str, int]:
         entries = self._ask("ls", "", detail=True, absent=[])
         return {entry["name"].rstrip("/").rsplit("/", 1)[-1]: int(entry["size"]) for entry in entries if entry["type"] == "file"}
@@ -128,9 +165,6 @@ class RemoteTarget(Target):
 
     def remove(self, name: str) -> None:
         self._ask("rm_file", name, absent=None)
-
-    def tidy(self) -> None:
-        """Nothing to do: an object store has no folders."""
 
     def _ask(self, method: str, name: str, *, local: Path | None = None, absent: Any = ..., **options: Any) -> Any:
         """A request about a file, made again with growing waits where it fails for a reason that may pass.

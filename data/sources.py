@@ -3,8 +3,10 @@
 An adapter lists the entries of each split cheaply and in a fixed order, and loads one entry at a time, in any process.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -56,6 +58,11 @@ class FileSource:
     root: Path
     label_space: LabelSpace
 
+    @cached_property
+    def warnings(self) -> Counter[str]:
+        """What `load` has had to do to samples -> to how many."""
+        return Counter()
+
     def fingerprint(self, entry: FileEntry) -> str:
         stats = [path.stat() for path in (entry.image, entry.label) if path is not None]
         return f"{entry.key} {[(stat.st_size, stat.st_mtime_ns) for stat in stats]} {entry.boxes}"
@@ -85,6 +92,15 @@ class FileSource:
 def is_image(path: Path) -> bool:
     """Whether `path` is a file that is taken for a picture; hidden ones, such as those macOS leaves, are not."""
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def check_name(path: Path) -> None:
+    """Raise InputError for a name that is no text: shards and index hold names as UTF-8."""
+    try:
+        path.name.encode()
+    except UnicodeEncodeError:
+        shown = path.name.encode(errors="surrogateescape").decode(errors="replace")
+        raise InputError(f"{path.parent}/{shown}: a name that is not UTF-8 found, expected one that is; rename the file") from None
 
 
 def check_ids(label: np.ndarray, space: LabelSpace, path: Path) -> None:

@@ -25,6 +25,8 @@ class Piece:
     problems: tuple[str, ...] = ()
     warnings: Mapping[str, int] = field(default_factory=dict)
     """What had to be done to samples and why -> to how many."""
+    num_bytes: int = 0
+    """Of the tar that was written."""
 
 
 class Task(Protocol):

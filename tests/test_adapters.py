@@ -28,6 +28,7 @@ from adapter_trees import (
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from test_shards import published
 
 from data.adapters.cityscapes import CityscapesConfig, CityscapesSource
 from data.adapters.common import read_entries, read_table
@@ -113,16 +114,18 @@ def test_the_official_layout_reads_back_id_by_id(
 
 
 def test_original_jpeg_bytes_are_kept(tmp_path: Path) -> None:
-    write_voc(tmp_path)
-    assert prepare("voc", tmp_path, tmp_path / "out") == 0
+    root = tmp_path / "download"
+    write_voc(root)
+    assert prepare("voc", root, tmp_path / "out") == 0
     jpeg = ShardSplit(tmp_path / "out" / "voc", "val").read(0).image
-    assert jpeg == (tmp_path / "VOCdevkit/VOC2012/JPEGImages/2007_000033.jpg").read_bytes()
+    assert jpeg == (root / "VOCdevkit/VOC2012/JPEGImages/2007_000033.jpg").read_bytes()
 
 
 def test_a_download_may_be_named_by_any_of_its_folders(tmp_path: Path) -> None:
-    expected = write_voc(tmp_path)
-    assert prepare("voc", tmp_path / "VOCdevkit", tmp_path / "a") == 0
-    assert prepare("voc", tmp_path / "VOCdevkit" / "VOC2012", tmp_path / "b") == 0
+    root = tmp_path / "download"
+    expected = write_voc(root)
+    assert prepare("voc", root / "VOCdevkit", tmp_path / "a") == 0
+    assert prepare("voc", root / "VOCdevkit" / "VOC2012", tmp_path / "b") == 0
     check_shards(tmp_path / "a" / "voc", expected)
     check_shards(tmp_path / "b" / "voc", expected)
 
@@ -137,9 +140,10 @@ def test_the_official_number_of_images_is_no_warning(tmp_path: Path, caplog: pyt
 
 
 def test_sbd_adds_a_split_to_what_is_prepared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    expected = write_voc_sbd(tmp_path, write_sbd_png)
-    assert prepare("voc", tmp_path, tmp_path / "out") == 0
-    assert prepare("voc", tmp_path, tmp_path / "out", f"dataset.sbd={tmp_path / 'VOCdevkit/VOC2012'}") == 0
+    root = tmp_path / "download"
+    expected = write_voc_sbd(root, write_sbd_png)
+    assert prepare("voc", root, tmp_path / "out") == 0
+    assert prepare("voc", root, tmp_path / "out", f"dataset.sbd={root / 'VOCdevkit/VOC2012'}") == 0
     assert capsys.readouterr().out.count("already there") == 2
     check_shards(tmp_path / "out" / "voc", expected)
 
@@ -160,8 +164,9 @@ def write_sbd_mat(root: Path, name: str, label: np.ndarray) -> None:
 
 @NEEDS_SCIPY
 def test_sbd_as_it_is_downloaded(tmp_path: Path) -> None:
-    expected = write_voc_sbd(tmp_path, write_sbd_mat)
-    assert prepare("voc", tmp_path, tmp_path / "out", f"dataset.sbd={tmp_path / 'benchmark_RELEASE'}") == 0
+    root = tmp_path / "download"
+    expected = write_voc_sbd(root, write_sbd_mat)
+    assert prepare("voc", root, tmp_path / "out", f"dataset.sbd={root / 'benchmark_RELEASE'}") == 0
     check_shards(tmp_path / "out" / "voc", expected)
 
 
@@ -169,43 +174,47 @@ def test_sbd_as_it_is_downloaded(tmp_path: Path) -> None:
 def test_gta5_in_its_official_splits(tmp_path: Path) -> None:
     from scipy import io as scipy_io
 
-    samples = write_gta5(tmp_path)["train"]
-    scipy_io.savemat(tmp_path / "split.mat", {"trainIds": [[3], [1], [77]], "valIds": [[2]], "testIds": [[24966]]})
-    assert prepare("gta5", tmp_path, tmp_path / "out", "dataset.splits=official") == 0
+    root = tmp_path / "download"
+    samples = write_gta5(root)["train"]
+    scipy_io.savemat(root / "split.mat", {"trainIds": [[3], [1], [77]], "valIds": [[2]], "testIds": [[24966]]})
+    assert prepare("gta5", root, tmp_path / "out", "dataset.splits=official") == 0
     keys = {"train": ["00001", "00003"], "val": ["00002"], "test": ["24966"]}
     check_shards(tmp_path / "out" / "gta5", {split: {key: samples[key] for key in of} for split, of in keys.items()})
 
 
 def test_matlab_files_without_scipy_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    write_gta5(tmp_path)
-    (tmp_path / "split.mat").write_bytes(b"MATLAB")
+    root = tmp_path / "download"
+    write_gta5(root)
+    (root / "split.mat").write_bytes(b"MATLAB")
     for name in ("scipy", "scipy.io"):
         monkeypatch.setitem(sys.modules, name, None)
-    assert prepare("gta5", tmp_path, tmp_path / "out", "dataset.splits=official") == 2
+    assert prepare("gta5", root, tmp_path / "out", "dataset.splits=official") == 2
     assert "split.mat: MATLAB files are read with the package scipy, which is not installed" in capsys.readouterr().err
 
 
 def test_the_config_of_vistas_is_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    expected = write_vistas(tmp_path)
+    root = tmp_path / "download"
+    expected = write_vistas(root)
     labels = [(label["key"], label["name"]) for label in read_entries("vistas")["classes"]]
-    write_vistas_config(tmp_path / "config.json", labels)
-    assert prepare("vistas", tmp_path, tmp_path / "out") == 0
+    write_vistas_config(root / "config.json", labels)
+    assert prepare("vistas", root, tmp_path / "out") == 0
     check_shards(tmp_path / "out" / "vistas", expected)
     for wrong, message in (
         ([labels[1], labels[0], *labels[2:]], "config.json: label 0 is animal--ground-animal, expected animal--bird"),
         (labels[:65], "config.json: 65 labels found, expected 66"),
     ):
-        write_vistas_config(tmp_path / "config.json", wrong)
-        assert prepare("vistas", tmp_path, tmp_path / "other") == 2
+        write_vistas_config(root / "config.json", wrong)
+        assert prepare("vistas", root, tmp_path / "other") == 2
         assert message in capsys.readouterr().err
 
 
 def test_train_alone_may_have_the_boxes_of_all_beside_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    expected = write_gtsdb(tmp_path, "TrainIJCNN2013", (0, 7, 599))
-    text = (tmp_path / "TrainIJCNN2013" / "gt.txt").read_text() + "00601.ppm;1;1;2;2;5\n"
-    (tmp_path / "TrainIJCNN2013" / "gt.txt").unlink()
-    (tmp_path / "gt.txt").write_text(text)
-    assert prepare("gtsdb", tmp_path, tmp_path / "out") == 0
+    root = tmp_path / "download"
+    expected = write_gtsdb(root, "TrainIJCNN2013", (0, 7, 599))
+    text = (root / "TrainIJCNN2013" / "gt.txt").read_text() + "00601.ppm;1;1;2;2;5\n"
+    (root / "TrainIJCNN2013" / "gt.txt").unlink()
+    (root / "gt.txt").write_text(text)
+    assert prepare("gtsdb", root, tmp_path / "out") == 0
     check_shards(tmp_path / "out" / "gtsdb", expected)
     assert any("no test split" in line for line in caplog.messages)
 
@@ -291,7 +300,9 @@ def test_a_wrong_tree_is_one_line(
     assert error.startswith("taxomix prepare: ")
     assert message.format(root=root) in error
     assert error.count("\n") == 1
-    assert not list((tmp_path / "out").rglob("*.tar"))
+    if (tmp_path / "out").exists():  # only for shards that are whole, and of no use to anything else
+        assert list((tmp_path / "out").glob("*/.*.partial/*.note"))
+        assert not published(tmp_path / "out")
 
 
 @pytest.mark.parametrize("dataset", ["cityscapes", "voc", "vistas", "gtsdb", "gta5", "synthia"])
@@ -367,3 +378,26 @@ def test_a_label_is_resized_by_pixel_centres(height: int, width: int, new_height
         for column in (0, new_width // 2, new_width - 1):
             y, x = int((row + 0.5) * height / new_height + 1e-9), int((column + 0.5) * width / new_width + 1e-9)
             assert resized[row, column] == label[y, x]
+
+
+def test_labels_of_another_size_are_counted_and_of_another_shape_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "download"
+    write_gta5(root)
+    for path in (root / "labels").glob("*.png"):
+        replace_label(root / "labels", path.name, np.full((9, 12), 7, np.uint8))
+    assert prepare("gta5", root, tmp_path / "out") == 0
+    number = len(list((root / "labels").glob("*.png")))
+    assert f"gta5 train: {number} samples whose label was brought to the size of its image" in caplog.messages
+    replace_label(root / "labels", "00001.png", np.full((12, 9), 7, np.uint8))
+    assert prepare("gta5", root, tmp_path / "other") == 2
+    assert "00001.png: size 9x12 found, expected the shape of its image, 24x18" in capsys.readouterr().err
+
+
+def test_nothing_is_left_of_folders_made_for_nothing(tmp_path: Path) -> None:
+    root = tmp_path / "download"
+    write_synthia(root)
+    (root / LABELS / "0000000.png").write_bytes(b"")
+    assert prepare("synthia", root, tmp_path / "out" / "deep") == 2
+    assert not (tmp_path / "out").exists()

@@ -200,7 +200,7 @@ def test_a_bad_sample_is_one_line(message: str, source: Path, capsys: pytest.Cap
     error = capsys.readouterr().err
     assert error.startswith(f"taxomix prepare: {source}/{message}")
     assert error.count("\n") == 1
-    assert not files_below(source.parent / "out")
+    assert not (source.parent / "out").exists()
 
 
 def test_no_tar_no_space_and_the_same_folder_are_told(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -215,7 +215,7 @@ def test_no_tar_no_space_and_the_same_folder_are_told(source: Path, capsys: pyte
     folder = source.rename(source.parent / "disks")
     (folder / "meta.yaml").write_text(yaml.safe_dump(DISKS))
     assert prepare(folder, f"out={folder}") == 2
-    assert "the folder of the tars found" in capsys.readouterr().err
+    assert "is the source or lies in it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT, tarfile.USTAR_FORMAT])
@@ -227,3 +227,31 @@ def test_every_common_format_is_read(format: int, source: Path) -> None:
     split = opened(source)
     assert split.keys == [f"{folder}a", f"{folder}b"]
     assert split.read(1).image == dict(members)[f"{folder}b.jpg"]
+
+
+def test_keys_that_several_tars_have_begin_with_the_name_of_the_tar(source: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_tar(source / "train-0.tar", {"a": drawn(), "b": drawn()})
+    write_tar(source / "train" / "1.tar", {"a": drawn(), "c": drawn()})
+    write_tar(source / "val-0.tar", {"a": drawn()})
+    assert prepare(source) == 0
+    assert opened(source).keys == ["train-0/a", "train-0/b", "train/1/a", "train/1/c"]
+    assert opened(source).read(2).key == "train/1/a"
+    assert opened(source, "val").keys == ["a"]
+    assert "disks train: keys found in several tars, so each begins with its tar's name" in caplog.messages
+
+
+def test_names_behind_dot_and_slash_are_taken_as_they_are(source: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As `tar cf x.tar -C DIR .` writes them."""
+    write_members(source / "0.tar", [(f"./s{n}.{suffix}", part) for n in range(2) for suffix, part in drawn().items()])
+    assert prepare(source) == 0
+    assert opened(source).keys == ["s0", "s1"]
+    assert not caplog.messages
+
+
+def test_what_was_noted_is_told_after_a_stop_too(source: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_tar(source / "0.tar", {"a": drawn(), "b": drawn(label=None)})
+    write_tar(source / "1.tar", {"c": lying_id()})
+    assert prepare(source) == 2
+    write_tar(source / "1.tar", {"c": drawn()})
+    assert prepare(source) == 0
+    assert "disks train: 1 samples left out, no label (seg.png, label.png, png)" in caplog.messages

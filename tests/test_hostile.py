@@ -474,3 +474,38 @@ def test_any_bytes_are_a_tar_or_an_error(content: bytes, tmp_path_factory: pytes
     path.write_bytes(content)
     with suppress(TarError):
         walk(path)
+
+
+def aliases(place: str) -> str:
+    """Nine of the level below in each of 12: without limits more text than memory holds."""
+    levels = ["x0: &x0 [lol, lol]", *(f"x{n}: &x{n} [{', '.join([f'*x{n - 1}'] * 9)}]" for n in range(1, 13))]
+    return "\n".join([*levels, place])
+
+
+METAS = {
+    "name": aliases("name: *x12\nclasses: [{id: 1, name: a}]"),
+    "class": aliases("name: x\nclasses: [{id: 1, name: *x12}]"),
+    "id": aliases("name: x\nclasses: [{id: *x12, name: a}]"),
+    "color": aliases("name: x\nclasses: [{id: 1, name: a, color: *x12}]"),
+    "colors": aliases("name: x\nclasses: [{id: 1, name: a, color: [*x12, *x12, *x12]}]"),
+    "ignored": aliases("name: x\nclasses: [{id: 1, name: a}]\nignore_ids: *x12"),
+    "supervision": aliases("name: x\nclasses: [{id: 1, name: a}]\nsupervision: *x12"),
+    "task": aliases("name: x\nclasses: [{id: 1, name: a}]\ntask: *x12"),
+    "view": aliases("name: x\nclasses: [{id: 1, name: a}]\nviews: {v: {a: *x12}}"),
+    "default": aliases("name: x\nclasses: [{id: 1, name: a}]\ndefault_view: *x12"),
+    "merges": "\n".join(["x0: &x0 {a: 1}", *(f"x{n}: &x{n} {{<<: [{', '.join([f'*x{n - 1}'] * 9)}]}}" for n in range(1, 13))]),
+    "nested": "[" * 10**5,
+    "large": "#" * (2**20 + 1),
+    "no date": "name: 2024-99-99",
+}
+
+
+@pytest.mark.parametrize("name", METAS)
+def test_label_spaces_that_are_bombs(name: str, source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (source / "meta.yaml").write_text(METAS[name])
+    write_tar(source / "0.tar", {"a": drawn()})
+    with little_memory():
+        assert prepare(source) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"taxomix prepare: {source}/meta.yaml: ")
+    assert len(error) < 1000

@@ -175,3 +175,30 @@ def test_ids_are_counted(size: tuple[int, int]) -> None:
     label[: size[0] // 2] = 7
     assert count_ids(label).tolist() == np.bincount(label.ravel(), minlength=256).tolist()
     assert count_ids(label[:, ::2]).tolist() == np.bincount(label[:, ::2].ravel(), minlength=256).tolist()
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"supervison": "none"}, "'supervison': unknown key found, expected supervision"),
+        ({"ignore_id": [255]}, "'ignore_id': unknown key found, expected ignore_ids"),
+        ({"default-view": "x"}, "'default-view': unknown key found, expected default_view"),
+        ({"task": "box"}, "task: 'box' found, expected boxes or pixels"),
+        ({"supervision": False}, "supervision False found"),
+        ({"ignore_ids": 0}, "not iterable"),
+        ({"classes": [{"id": 1, "name": "a", "colour": [1, 2, 3]}]}, "'colour': unknown key found, expected color"),
+        ({"views": {"v": [{"name": "a", "id": [1]}]}}, "'id': unknown key found, expected ids"),
+        ({"classes": [{"id": 1, "name": ["a"]}]}, "name a list is no text"),
+        ({"classes": [{"id": 1, "name": True}]}, "name True is no text"),
+    ],
+)
+def test_typos_and_wrong_types_are_told(entry: dict[str, object], words: str) -> None:
+    with pytest.raises(InputError) as caught:
+        LabelSpace.from_dict({"name": "x", "classes": [{"id": 1, "name": "a"}], **entry}, origin="meta.yaml")
+    assert words in str(caught.value)
+
+
+def test_what_a_meta_says_besides_is_left_alone_and_numbers_are_names() -> None:
+    names = ["origin", "licence", "license", "notes", "splits", "domain", "box_format", "categories", "ignore_name", "tags", "version"]
+    entry = {"name": "x", "classes": [{"id": 1, "name": 50, "key": "k", "trainId": 3}], **dict.fromkeys(names, "text")}
+    assert LabelSpace.from_dict(entry, origin="here").labels[0].name == "50"

@@ -90,11 +90,16 @@ def test_a_killed_upload_goes_on_and_a_changed_source_replaces(
 
 
 @needs_s3()
-def test_bad_input_leaves_nothing_at_a_url(make_folder: FolderMaker, server: FaultyServer) -> None:
+def test_bad_input_publishes_nothing_at_a_url_and_what_is_done_is_kept(make_folder: FolderMaker, server: FaultyServer) -> None:
     folder, url = make_folder("disks", train=9), server.url("sets")
     write_image(folder / "labels" / "train" / "train_08.png", np.zeros((10, 20), np.uint8))
     assert main(words(folder, url, "workers=1")) == 2
-    assert there(url) == {}
+    before = there(url)
+    assert {name for name in before if name.startswith("train")} == {f"train-0000{number}.tar" for number in range(4)}
+    assert not [name for name in before if name.endswith("json")]
+    write_image(folder / "labels" / "train" / "train_08.png", np.zeros((72, 96), np.uint8))
+    assert main(words(folder, url, "workers=1")) == 0
+    assert before.items() <= there(url).items()
 
 
 @needs_s3()

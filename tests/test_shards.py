@@ -1,10 +1,13 @@
 """Preparing and reading shards, good input and bad."""
 
+import errno
+import fcntl
 import gc
 import io
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -39,6 +42,11 @@ def prepare(folder: Path, out: Path, *words: str) -> int:
 
 def files_below(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def published(out: Path) -> list[str]:
+    """What is there besides the hidden folders of work that is not done."""
+    return [name for name in files_below(out) if not re.search(r"(^|/)\.", name)]
 
 
 def test_reads_back_what_went_in(make_folder: FolderMaker, tmp_path: Path) -> None:
@@ -337,7 +345,7 @@ BAD_FOLDERS: list[tuple[Callable[[Path], None], str]] = [
 
 
 @pytest.mark.parametrize(("damage", "message"), BAD_FOLDERS, ids=[damage.__name__ for damage, _ in BAD_FOLDERS])
-def test_bad_folders_are_one_line_and_leave_nothing(
+def test_bad_folders_are_one_line_and_publish_nothing(
     damage: Callable[[Path], None], message: str, make_folder: FolderMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = make_folder("disks")
@@ -346,7 +354,7 @@ def test_bad_folders_are_one_line_and_leave_nothing(
     error = capsys.readouterr().err
     assert error.startswith(f"taxomix prepare: {folder}/{message.format(folder=folder)}")
     assert error.count("\n") == 1
-    assert not files_below(tmp_path / "out")
+    assert not published(tmp_path / "out")
 
 
 def test_bad_input_in_another_process_is_told_alike(make_folder: FolderMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -356,7 +364,7 @@ def test_bad_input_in_another_process_is_told_alike(make_folder: FolderMaker, tm
     errors = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("prepare: samples")]
     assert len(errors) == 1
     assert errors[0].startswith(f"taxomix prepare: {folder}/labels/train/train_03.png: id 17 found in 7 pixels")
-    assert not files_below(tmp_path / "out")
+    assert not published(tmp_path / "out")
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -369,7 +377,7 @@ def test_bad_files_are_told_together(workers: int, make_folder: FolderMaker, tmp
     error = capsys.readouterr().err
     assert "taxomix prepare: 4 bad files found" in error
     assert [line.split(":")[0].strip() for line in error.splitlines()[-4:]] == [f"{folder}/labels/train/{name}" for name in names]
-    assert not files_below(tmp_path / "out")
+    assert not published(tmp_path / "out")
 
 
 def test_of_many_bad_files_some_are_told(make_folder: FolderMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -400,7 +408,7 @@ def test_bad_boxes(row: str, message: str, make_folder: FolderMaker, tmp_path: P
         file.write(row + "\n")
     assert prepare(folder, tmp_path / "out") == 2
     assert message in capsys.readouterr().err
-    assert not files_below(tmp_path / "out")
+    assert not published(tmp_path / "out")
 
 
 def test_a_full_disk_leaves_no_half_shard(make_folder: FolderMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -477,3 +485,170 @@ def test_sources_are_only_read(make_folder: FolderMaker, tmp_path: Path) -> None
     before = files_below(folder)
     assert prepare(folder, tmp_path / "out") == 0
     assert files_below(folder) == before
+
+
+def test_after_bad_files_only_their_shards_are_done_again(
+    make_folder: FolderMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_folder("disks", train=10)
+    label = folder / "labels" / "train" / "train_03.png"
+    good = label.read_bytes()
+    break_label_id(folder)
+    assert prepare(folder, tmp_path / "out", "samples_per_shard=2") == 2
+    label.write_bytes(good)
+    done: list[str] = []
+    monkeypatch.setattr(
+        "data.prepare.write_shard", lambda path, *args, **more: (done.append(path.name), write_shard(path, *args, **more))[1]
+    )
+    assert prepare(folder, tmp_path / "out", "samples_per_shard=2") == 0
+    assert done == ["train-00001.tar"]
+    monkeypatch.undo()
+    assert prepare(folder, tmp_path / "whole", "samples_per_shard=2") == 0
+    assert {name: c for name, c in files_below(tmp_path / "out").items() if not name.endswith("json")} == {
+        name: c for name, c in files_below(tmp_path / "whole").items() if not name.endswith("json")
+    }
+
+
+def test_a_fault_of_the_disk_is_no_bad_file_and_keeps_the_work(
+    make_folder: FolderMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, read = make_folder("disks", train=10), Path.read_bytes
+
+    def fail(path: Path) -> bytes:
+        if path.name == "train_05.jpg":
+            raise OSError(5, "Input/output error")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    assert prepare(folder, tmp_path / "out", "samples_per_shard=2") == 1
+    assert "train_05.jpg" in capsys.readouterr().err.splitlines()[-1]
+    monkeypatch.undo()
+    assert len(list((tmp_path / "out" / "disks" / ".train.partial").glob("*.note"))) == 2
+
+
+def test_one_process_at_a_time_prepares_a_split(make_folder: FolderMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_folder("disks")
+    (tmp_path / "out" / "disks").mkdir(parents=True)
+    with (tmp_path / "out" / "disks" / ".train.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert prepare(folder, tmp_path / "out") == 2
+        error = capsys.readouterr().err
+        assert "split train is being prepared by another process" in error
+        assert error.count("\n") == 1
+        assert files_below(tmp_path / "out") == {"disks/.train.lock": b""}
+    assert prepare(folder, tmp_path / "out") == 0
+    assert not [name for name in files_below(tmp_path / "out") if "/." in name]
+
+
+@pytest.mark.parametrize("name", ["train-00000.tar", "train-00007.tar", "train.arrow"])
+@pytest.mark.parametrize("words", [[], ["overwrite=true"]])
+def test_files_of_others_are_not_replaced(
+    name: str, words: list[str], make_folder: FolderMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "out" / "disks" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"mine")
+    assert prepare(make_folder("disks"), tmp_path / "out", *words) == 2
+    assert f"{path}: found, and no train.json names it" in capsys.readouterr().err
+    assert files_below(tmp_path / "out") == {f"disks/{name}": b"mine"}
+
+
+def test_only_what_the_older_manifest_names_is_removed(make_folder: FolderMaker, tmp_path: Path) -> None:
+    folder, out = make_folder("disks"), tmp_path / "out" / "disks"
+    assert prepare(folder, out, "samples_per_shard=2") == 0
+    (out / "train-00009.tar").write_bytes(b"mine")
+    assert prepare(folder, out, "samples_per_shard=4", "overwrite=true") == 0
+    assert sorted(path.name for path in out.glob("train-*.tar")) == ["train-00000.tar", "train-00001.tar", "train-00009.tar"]
+
+
+def test_a_tar_of_an_older_version_is_not_taken_for_the_new_one(
+    make_folder: FolderMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, out, again = make_folder("disks"), tmp_path / "out", ["jpeg_quality=30", "overwrite=true"]
+    for path in (folder / "images" / "train").iterdir():
+        Image.open(path).save(path.with_suffix(".png"))
+        path.unlink()
+    assert prepare(folder, out) == 0
+
+    class Killed(BaseException):
+        pass
+
+    def die(job: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):  # noqa: PT012
+        patch.setattr("data.prepare.SplitJob.publish", die)
+        prepare(folder, out, *again)
+    (out / "disks" / ".train.partial" / "train-00000.tar").unlink()
+    assert prepare(folder, out, *again) == 0
+    assert prepare(folder, tmp_path / "whole", "jpeg_quality=30") == 0
+    assert files_below(out) == files_below(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_one_line(
+    number: int, make_folder: FolderMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_space(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", no_space)
+    assert prepare(make_folder("disks"), tmp_path / "out") == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"taxomix prepare: {tmp_path / 'out' / 'disks'}: {os.strerror(number)}, ")
+    assert " MB free; make room, the same command goes on" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("below", ["", "images", "shards/deep"])
+def test_shards_are_not_written_into_the_source(
+    below: str, make_folder: FolderMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_folder("disks")
+    (tmp_path / "link").symlink_to(folder)
+    before = files_below(folder)
+    assert prepare(folder, folder / below) == 2
+    assert "is the source or lies in it" in capsys.readouterr().err
+    assert prepare(folder, tmp_path / "link" / below) == 2
+    assert files_below(folder) == before
+
+
+def test_the_hint_at_inspect_works_as_printed(make_folder: FolderMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_folder("disks", root=tmp_path / "a folder")
+    for number in (0, 1):
+        write_image(folder / "labels" / "train" / f"train_0{number}.png", np.zeros((10, 20), np.uint8))
+    assert prepare(folder, tmp_path / "out") == 2
+    hint = re.search(r"`taxomix (inspect .*)` lists all", capsys.readouterr().err)
+    assert hint is not None
+    assert main([*shlex.split(hint[1]), f"out={tmp_path / 'reports'}", "pictures=0"]) == 1
+    assert "size-differs" in (tmp_path / "reports" / "disks" / "report.json").read_text()
+
+
+def test_names_that_are_no_text_are_told(make_folder: FolderMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_folder("disks")
+    image = folder / "images" / "train" / "train_00.jpg"
+    os.rename(image, os.path.join(os.fsencode(image.parent), b"\xff.jpg"))
+    assert prepare(folder, tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert "a name that is not UTF-8 found" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_bytes_of_a_photo_with_more_behind_it_are_kept(make_folder: FolderMaker, tmp_path: Path) -> None:
+    folder = make_folder("disks")
+    path = folder / "images" / "train" / "train_00.jpg"
+    image = Image.open(path).copy()
+    image.save(path, "MPO", save_all=True, append_images=[image], quality=90)
+    with Image.open(path) as opened:
+        assert opened.format == "MPO"
+    assert prepare(folder, tmp_path / "out") == 0
+    assert ShardSplit(tmp_path / "out" / "disks", "train").read(0).image == path.read_bytes()
+
+
+def test_images_that_the_loader_would_refuse_are_told(make_folder: FolderMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_folder("disks")
+    (folder / "images" / "train" / "train_00.jpg").unlink()
+    Image.new("1", (8200, 8200)).save(folder / "images" / "train" / "train_00.png")
+    assert prepare(folder, tmp_path / "out") == 2
+    assert "train_00.png: the image does not decode (8200x8200 pixels found, expected at most" in capsys.readouterr().err

@@ -3,7 +3,7 @@
 leftImg8bit/SPLIT/CITY/CITY_SEQ_FRAME_leftImg8bit.png        SPLIT: train, val, test, train_extra
 gtFine/SPLIT/CITY/CITY_SEQ_FRAME_gtFine_labelIds.png
 gtCoarse/SPLIT/CITY/CITY_SEQ_FRAME_gtCoarse_labelIds.png
-extended: gtFine/SPLIT/CITY/CITY_SEQ_FRAME_gtFine_labelIds.png, 16 or 32 bits: Cityscapes ids, 2000 + c for a sign of GTSDB's
+extended: gtFine/SPLIT/CITY/CITY_SEQ_FRAME_gtFine_labelIds.png, 8 or 16 bits: Cityscapes ids, 2000 + c for a sign of GTSDB's
 class c, 2043 for a sign of another class. Ids and names of the files are those that the published annotation tool writes; the tree
 is assumed to be that of gtFine.
 

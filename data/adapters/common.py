@@ -12,7 +12,7 @@ import yaml
 
 from data.errors import InputError
 from data.labels import LabelSpace
-from data.sources import FileEntry
+from data.sources import FileEntry, check_name
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +50,7 @@ def list_files(folder: Path, ending: str) -> dict[str, Path]:
     for path in sorted(folder.iterdir()):
         if not path.name.lower().endswith(ending.lower()) or path.name.startswith(".") or not path.is_file():
             continue
+        check_name(path)
         key = path.name[: -len(ending)].replace(".", "_")  # webdataset ends the key at the first dot
         if key in files:
             raise InputError(f"{path}: same key {key} as {files[key].name}, expected names that differ before {ending}; rename one")

@@ -14,11 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import yaml
-
 from data.errors import InputError
-from data.labels import LabelSpace
-from data.sources import IMAGE_SUFFIXES, FileEntry, FileSource, is_image
+from data.labels import read_space
+from data.sources import IMAGE_SUFFIXES, FileEntry, FileSource, check_name, is_image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +36,7 @@ class FolderSource(FileSource):
         for name in ("meta.yaml", "images"):
             if not (root / name).exists():
                 raise InputError(f"{root / name}: not found, expected a folder with meta.yaml and images/SPLIT/; add it or check source=")
-        self.label_space = _read_meta(root / "meta.yaml")
+        self.label_space = read_space(root / "meta.yaml")
 
     def entries(self) -> dict[str, Sequence[FileEntry]]:
         for path in (self.root / "images").iterdir():
@@ -68,6 +66,7 @@ class FolderSource(FileSource):
                 raise InputError(f"{path}: a folder of images found, expected the images directly in {folder}; move them up")
             if not is_image(path):
                 continue
+            check_name(path)
             key = path.stem.replace(".", "_")  # webdataset ends the key at the first dot
             if key in images:
                 raise InputError(f"{path}: same key {key} as {images[key].name}, expected names that differ before the suffix; rename one")
@@ -102,11 +101,3 @@ class FolderSource(FileSource):
                     raise InputError(f"{path}:{line}: image {row['image']} not found in images/{split}; add it or remove the row")
                 boxes[name].append(box)
         return boxes
-
-
-def _read_meta(path: Path) -> LabelSpace:
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not YAML ({' '.join(str(error).split())}); mend the file") from None
-    return LabelSpace.from_dict(content if isinstance(content, dict) else {}, origin=str(path))

@@ -22,6 +22,8 @@ from data.sources import FileEntry, FileSource
 from data.transforms import nearest_pixels
 
 LICENCE_PLATE = 34
+MAX_STRETCH = 1.05
+"""So much may width over height of a label differ from that of its image; more, and it is the label of another one."""
 OFFICIAL = {
     "all": {"train": 24966},
     "official": {"train": 12403, "val": 6382, "test": 6181},
@@ -54,7 +56,16 @@ class Gta5Source(FileSource):
         return splits
 
     def read_label(self, path: Path, *, height: int, width: int) -> np.ndarray:
-        return resize_label(read_label_image(path), height=height, width=width)
+        label = read_label_image(path)
+        if label.shape != (height, width):
+            stretch = label.shape[1] * height / (label.shape[0] * width)
+            if not 1 / MAX_STRETCH <= stretch <= MAX_STRETCH:
+                raise InputError(
+                    f"{path}: size {label.shape[1]}x{label.shape[0]} found, expected the shape of its image, {width}x{height}; "
+                    "restore the file, or remove it with its image"
+                )
+            self.warnings["whose label was brought to the size of its image"] += 1
+        return resize_label(label, height=height, width=width)
 
     def _official(self, entries: list[FileEntry]) -> dict[str, list[FileEntry]]:
         path = self.root / "split.mat"
