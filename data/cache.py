@@ -63,6 +63,7 @@ class CacheConfig:
     """A request that brings no byte for so long has failed."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", self.folder.expanduser().absolute())  # workers run in folders of their own
         for name, low in (("max_gb", 0), ("retry_seconds", -1), ("stall_seconds", 0)):
             if not getattr(self, name) > low:
                 found, expected = getattr(self, name), "more than 0" if low == 0 else "0 or more"

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import count
 from threading import Lock
 
 import numpy as np
@@ -104,10 +105,12 @@ class BatchLoader:
                     while ahead < min(last_step, step + 1 + BATCHES_AHEAD):
                         pending.append(self._submit(pool, ahead))
                         ahead += 1
-                    yield self._collect(pending.popleft())
+                    batch = self._collect(pending[0])  # still pending, so that an error cancels the rest of it
+                    pending.popleft()
+                    yield batch
             finally:
-                for batch in pending:
-                    for future in batch.futures:
+                for unfinished in pending:
+                    for future in unfinished.futures:
                         future.cancel()
 
     def _prefetcher(self, first_step: int, last_step: int) -> "Prefetcher | nullcontext[None]":
@@ -162,12 +165,13 @@ class BatchLoader:
 
     def _read(self, draw: Draw) -> tuple[Draw, EncodedSample, np.ndarray, np.ndarray | None]:
         """The sample of `draw`, or of the next of its stream that can be read."""
-        while True:
+        for tried in count(1):
             try:
                 return draw, *decode(self.sources[draw.stream].split, draw.sample, reuse=True)
             except UnreadableError as error:
-                self._skips.note(draw, error)
+                self._skips.note(draw, error, tried=tried)
                 draw = self.mixture.draw(draw.stream, draw.number + 1)
+        raise AssertionError("a count without end")
 
 
 class _Skips:
@@ -177,23 +181,33 @@ class _Skips:
         self.mixture, self.limit = mixture, limit
         self._samples: dict[tuple[int, int], set[int]] = {}
         self._lock = Lock()
+        self._end: InputError | None = None
 
-    def note(self, draw: Draw, error: UnreadableError) -> None:
-        """Log one that is passed over; raises InputError when it is one too many."""
+    def note(self, draw: Draw, error: UnreadableError, *, tried: int) -> None:
+        """Log one that is passed over; raises InputError, the same to all threads, when it is one too many.
+
+        `tried` is how many draws in a row could not be read to fill one place.
+        """
+        stream = self.mixture.streams[draw.stream]
         with self._lock:
             samples = self._samples.setdefault((draw.stream, draw.epoch), set())
             is_new = draw.sample not in samples
             samples.add(draw.sample)
             number = len(samples)
-        stream = self.mixture.streams[draw.stream]
-        name = stream.name
-        if number > self.limit or number == stream.order.num_samples:  # there has to be one to take the place
-            raise InputError(
-                f"data.mix.{name}: {number} of {stream.order.num_samples} samples of epoch {draw.epoch} cannot be read, "
-                f"data.max_skipped={self.limit} are passed over; the last: {error}; restore the shards, or raise data.max_skipped"
-            ) from error
+            if self._end is None and number > self.limit:
+                self._end = InputError(
+                    f"data.mix.{stream.name}: {number} of {stream.order.num_samples} samples of epoch {draw.epoch} cannot be read, "
+                    f"data.max_skipped={self.limit} are passed over; the last: {error}; restore the shards, or raise data.max_skipped"
+                )
+            elif self._end is None and tried >= stream.order.num_samples:
+                self._end = InputError(
+                    f"data.mix.{stream.name}: {tried} samples in a row cannot be read, expected one that takes their place; "
+                    f"the last: {error}; restore the shards"
+                )
+            if self._end is not None:
+                raise self._end
         if is_new:
-            log.warning("stream %s, epoch %d: passed over (%d of at most %d): %s", name, draw.epoch, number, self.limit, error)
+            log.warning("stream %s, epoch %d: passed over (%d of at most %d): %s", stream.name, draw.epoch, number, self.limit, error)
 
 
 def _rows_of(names: Sequence[str], all_names: dict[str, None]) -> dict[str, torch.Tensor]:

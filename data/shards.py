@@ -442,6 +442,10 @@ class ShardSplit:
             label = self._member(sample, "label") if self._columns["label_bytes"][sample] else None
             boxes = parse_boxes(self._member(sample, "json")) if self._columns["num_boxes"][sample] else NO_BOXES
             image = self._member(sample, "image")
+        except InputError:  # the cache cannot be used: no fault of the sample
+            raise
+        except CacheFullError as error:
+            raise InputError(f"{error}; raise data.cache.max_gb, or lower data.window") from error
         except (OSError, ValueError) as error:
             raise self.unreadable(sample, error) from error
         return EncodedSample(key=self.key(sample), image=image, label=label, boxes=boxes, size=self.size(sample))

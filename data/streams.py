@@ -8,7 +8,7 @@ import numpy as np
 
 from data.errors import InputError
 from data.labels import View
-from data.mixture import Mixture, Order, Role, Stream
+from data.mixture import WITH_LABELS, Mixture, Order, Role, Stream
 from data.order import WINDOW, WindowedOrder, subset_rows
 from data.photometric import PhotometricConfig
 from data.rare import RareClassOrder
@@ -133,6 +133,11 @@ def _order(name: str, stream: StreamConfig, split: ShardSplit, view: View, seed:
         rows = None if stream.subset is None else subset_rows(split.keys, stream.subset, seed=stream.subset_seed, rest=stream.rest)
     except InputError as error:
         raise InputError(f"data.mix.{name}.{error}") from None
+    if stream.rare_classes is not None and stream.role not in WITH_LABELS:
+        raise InputError(
+            f"data.mix.{name}.rare_classes: found on a stream of role {stream.role}, whose labels are not to be used, expected one of "
+            f"{', '.join(WITH_LABELS)}; remove it"
+        )
     if stream.rare_classes is None:
         return WindowedOrder(seed, name, [shard.samples for shard in split.manifest.shards], rows=rows, window=window)
     rare = stream.rare_classes
@@ -165,14 +170,6 @@ def _shares(streams: Mapping[str, StreamConfig], orders: Mapping[str, Order], qu
             # Rounded to six digits: the last bits of a power may differ from machine to machine.
             powers = {name: order.num_samples ** (1 / quota.temperature) for name, order in orders.items()}
             return {name: max(1, round(1e6 * power / max(powers.values()))) for name, power in powers.items()}
-
-
-def describe_roles(streams: Mapping[str, StreamConfig]) -> dict[Role, list[str]]:
-    """Role -> the streams that have it."""
-    roles: dict[Role, list[str]] = {}
-    for name, stream in streams.items():
-        roles.setdefault(stream.role, []).append(name)
-    return roles
 
 
 def unsupervised_classes(view: View, splits: list[ShardSplit]) -> list[str]:

@@ -7,7 +7,7 @@ import torch
 
 from data.errors import InputError
 from data.loader import BatchLoader, StreamSource
-from data.mixture import Role
+from data.mixture import Mixture, Role, Stream
 from data.shards import ShardSplit
 from data.streams import StreamConfig, build_mixture
 from data.transforms import CropConfig
@@ -185,5 +185,21 @@ def test_a_stream_without_a_readable_sample_ends_the_run(shards: Path, tmp_path:
         shutil.copytree(shards / name, tmp_path / name)
     for path in (tmp_path / "boxed").glob("train-*.tar"):
         path.write_bytes(bytes(path.stat().st_size))
-    with pytest.raises(InputError, match=r"data\.mix\.boxed: 10 of 10 samples of epoch \d cannot be read"):
+    with pytest.raises(InputError, match=r"data\.mix\.boxed: 10 samples in a row cannot be read"):
         list(loader(tmp_path, max_skipped=1000).batches(0, 3))
+
+
+def test_rare_classes_with_few_images_that_cannot_be_read_end_the_run(with_bad_samples: tuple[Path, set[str]]) -> None:
+    """Only the two bad samples can be drawn: there is none to take their place, whatever the limit."""
+
+    class OnlyBad:
+        num_samples = 10
+
+        def sample(self, epoch: int, offset: int) -> int:
+            return (2, 7)[offset % 2]
+
+    split = ShardSplit(with_bad_samples[0] / "tones", "train")
+    mixture = Mixture([Stream(name="tones", order=OnlyBad(), share=2)], seed=0, batch_size=2)
+    source = StreamSource(dataset="tones", split=split, crop=CropConfig(size=(48, 64)))
+    with pytest.raises(InputError, match=r"data\.mix\.tones: 10 samples in a row cannot be read"):
+        list(BatchLoader(mixture, [source], max_skipped=50).batches(0, 2))

@@ -163,7 +163,7 @@ def test_one_and_two_workers_train_alike(tiny_job: list[str], tmp_path: Path) ->
     holds the same steps to 1e-7.
     """
     runs = tmp_path / "runs"
-    tiny_job += ["optim=sgd", "optim.lr=0.002", "loop.steps=3"]
+    tiny_job += ["optim=sgd", "optim.lr=0.002", "loop.steps=3", "loop.checkpoint_every=1"]
     assert main([*tiny_job, "run.name=one"]) == 0
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -172,6 +172,8 @@ def test_one_and_two_workers_train_alike(tiny_job: list[str], tmp_path: Path) ->
         one, two = read_metrics(runs / "one", name), read_metrics(runs / "two", name)
         for first, second, tolerance in zip(one, two, (1e-5, 5e-3, 5e-2), strict=True):
             assert second == pytest.approx(first, rel=tolerance)
+    shares = [json.loads((runs / name / "shares.json").read_text()) for name in ("one", "two")]
+    assert shares[0] == shares[1]
 
 
 def test_another_config_under_the_same_name_is_told(tiny_job: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

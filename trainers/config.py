@@ -71,6 +71,9 @@ class DataConfig:
                 raise InputError(f"data.{name}: {value} found, expected at least {least}; raise it")
         for stream in self.streams.values():
             self.crop_of(stream), self.photometric_of(stream)  # tell of a name that is none
+        sizes = sorted({self.crop_of(stream).size for stream in self.streams.values()})
+        if len(sizes) > 1:
+            raise InputError(f"data.mix: crops of size {' and '.join(map(str, sizes))} found, expected one for all streams; mend it")
         twice = sorted({name for name in self.mix if isinstance(self.mix, tuple) and self.mix.count(name) > 1})
         if twice:
             raise InputError(f"data.mix: {twice[0]} given twice, expected each name once; remove one")

@@ -1,5 +1,7 @@
 """`taxomix evaluate`: a run's checkpoint on a split of its datasets. And the model of a run, for all that use one."""
 
+import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,16 +9,18 @@ from typing import Any
 import torch
 
 from data.config import build
-from data.errors import InputError
+from data.errors import InputError, NoSuchSplitError
 from data.progress import track
 from data.shards import ShardSplit
 from models.network import SegmentationModel
-from trainers.config import JobConfig
+from trainers.config import DataConfig, JobConfig
 from trainers.evaluation import all_scores, evaluate, write_evaluation
 from trainers.job import model_from_checkpoint
 from trainers.overlay import write_panels
 from trainers.ranks import Ranks
 from trainers.run_folder import RunFolder
+
+log = logging.getLogger(__name__)
 
 
 def default_device() -> torch.device:
@@ -33,11 +37,24 @@ def open_run(run: Path, checkpoint: str) -> tuple[SegmentationModel, JobConfig, 
     return model_from_checkpoint(state, job, default_device()), job, state
 
 
+def _open_splits(config: DataConfig, datasets: Sequence[str], split: str) -> dict[str, ShardSplit]:
+    """The split of each dataset that has it; the others, which were trained on alone, are named in a warning."""
+    splits = {}
+    for name in datasets:
+        try:
+            splits[name] = ShardSplit(config.location(name), split, cache=config.cache)
+        except NoSuchSplitError as error:
+            if name == datasets[-1] and not splits:
+                raise
+            log.warning("not evaluated: %s", error)
+    return splits
+
+
 def evaluate_run(run: Path, *, checkpoint: str, split: str, root: str | None, num_overlays: int) -> Path:
     """Evaluate a run on `split` of each of its datasets, below `root` or where it was trained; returns evaluation.json."""
     model, job, state = open_run(run, checkpoint)
     config = replace(job.data, root=root or job.data.root)
-    splits = {name: ShardSplit(config.location(name), split, cache=config.cache) for name in model.outputs.views}
+    splits = _open_splits(config, list(model.outputs.views), split)
     for name, opened in splits.items():
         if opened.label_space.to_dict() != state["label_spaces"][name]:
             raise InputError(

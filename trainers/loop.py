@@ -120,7 +120,7 @@ class Training:
         score = self._evaluate(watch, report) if evaluates else None
         is_best = score is not None and score > self.best_score
         self.best_score = score if score is not None and is_best else self.best_score
-        label_pixels = self.ranks.sum(self.label_pixels).cpu()
+        label_pixels = self.ranks.sum(self.label_pixels.clone()).cpu()
         if self.ranks.is_main:
             self._write_shares(watch, label_pixels)
             state = {**self._state(score), "label_pixels": label_pixels}

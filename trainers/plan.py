@@ -143,9 +143,7 @@ def print_plan(plan: Plan, console: Console) -> None:
     windows = {stream.name: "-" if stream.num_windows is None else stream.num_windows for stream in plan.streams}
     rows = [(s.name, s.num_shards, f"{s.gigabytes:.3f}", f"{s.index_megabytes:.2f}", windows[s.name]) for s in plan.streams]
     console.print(_table(("read", "shards", "GB", "index MB", "windows of the order"), rows, num_texts=1))
-    console.print(
-        "The index is read value by value: a reader holds the list of its shards and one window of the order, nothing of the samples."
-    )
+    console.print("A reader holds the list of its shards and a window of the order; with subset or rare_classes also some bytes a sample.")
     for note in plan.notes:
         console.print(f"note: {note}", soft_wrap=True, highlight=False)
     for problem in plan.problems:
