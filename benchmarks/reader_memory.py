@@ -16,8 +16,10 @@ from pathlib import Path
 import pyarrow as pa
 
 from benchmarks.drawn import PictureSet, draw_picture, folder_for, write_meta
+from data.index import read_index, write_index
 from data.loader import BatchLoader, StreamSource
-from data.shards import Manifest, ShardSplit, read_index, shard_name, write_index
+from data.manifest import Manifest
+from data.shards import ShardSplit, shard_name
 from data.store import open_store
 from data.streams import StreamConfig, build_mixture
 from data.transforms import CropConfig

@@ -43,3 +43,24 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+class OpenFile:
+    """A descriptor that is closed with its last user: one thread may still read what another has just dropped."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self.bytes = os.fstat(descriptor).st_size
+
+    def read(self, offset: int, size: int) -> bytes:
+        """`size` > 0 bytes from `offset` on. Raises ValueError where they do not all lie in the file."""
+        if not (offset >= 0 and size > 0 and offset + size <= self.bytes):
+            raise ValueError(f"bytes {offset} to {offset + size} are not in this file of {self.bytes} bytes")
+        content = os.pread(self.descriptor, size, offset)
+        if len(content) != size:
+            raise ValueError(f"{len(content)} of {size} bytes read at {offset}")
+        return content
+
+    def __del__(self) -> None:
+        with suppress(OSError):
+            os.close(self.descriptor)

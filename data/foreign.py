@@ -23,9 +23,10 @@ import pyarrow.compute as pc
 
 from data.errors import InputError
 from data.images import decode_image, decode_label
+from data.index import INDEX_SCHEMA, count_labels, index_row
 from data.labels import LabelSpace, read_space
 from data.progress import Advance
-from data.shards import INDEX_SCHEMA, MAX_MEMBER_BYTES, NO_BOXES, count_labels, index_row, parse_boxes
+from data.shards import MAX_MEMBER_BYTES, NO_BOXES, parse_boxes
 from data.sources import check_boxes, check_ids, check_name
 from data.tars import Member, TarError, members
 from data.tasks import Piece

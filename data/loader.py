@@ -28,7 +28,7 @@ from data.types import Batch
 BATCHES_AHEAD = 2
 
 SHARDS_AHEAD = 256
-"""Different remote shards that are fetched ahead, as far as the cache has room: those of two windows of the order."""
+"""Different remote shards, of all streams together, that are fetched ahead as far as the cache has room."""
 
 DOWNLOADS = 4
 """Remote shards that are fetched at the same time."""

@@ -25,10 +25,12 @@ import pyarrow as pa
 from data.adapters import DatasetConfig, open_sources
 from data.errors import InputError
 from data.foreign import ForeignTars, ScanTask, WebdatasetConfig, distinct_keys
+from data.index import write_index
 from data.labels import LabelSpace
+from data.manifest import Manifest, ShardInfo
 from data.progress import Advance, progress
 from data.publish import LocalTarget, RemoteTarget, Target, open_target
-from data.shards import Manifest, Sample, ShardInfo, shard_name, write_index, write_shard
+from data.shards import Sample, shard_name, write_shard
 from data.sources import FileSource, Source
 from data.staging import Note, Plan, Staging
 from data.store import open_store

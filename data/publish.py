@@ -16,8 +16,8 @@ from typing import Any
 
 from data.errors import InputError
 from data.files import sync_folder
+from data.manifest import Manifest
 from data.remote import is_lasting, open_filesystem, reason
-from data.shards import Manifest
 from data.store import open_store
 
 log = logging.getLogger(__name__)

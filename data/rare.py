@@ -5,9 +5,9 @@ P(c) is proportional to exp((1 - f_c) / T), f_c being the share of the class amo
 
 import numpy as np
 
+from data.index import LabelCounts
 from data.labels import IGNORE_INDEX
 from data.order import digest
-from data.shards import LabelCounts
 
 
 class RareClassOrder:

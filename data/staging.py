@@ -16,7 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from data.files import write_text
-from data.shards import read_index, write_index
+from data.index import read_index, write_index
 
 
 @dataclass(frozen=True, kw_only=True)

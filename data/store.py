@@ -11,7 +11,6 @@ library look for them, never from a job's config:
 
 import hashlib
 import logging
-import mmap
 import os
 import platform
 import re
@@ -82,24 +81,10 @@ class Store(ABC):
     def list(self, suffix: str = "") -> Sequence[str]:
         """Names of the files directly in this folder that end in `suffix`, sorted."""
 
-    @abstractmethod
-    def exists(self, name: str) -> bool:
-        """Whether the file is there now."""
-
     def versioned(self, version: str) -> "Store":
         """The same store, its copies kept apart from those of other versions: what `version` says of the content, such as
         the fingerprint in a manifest. Without it, a file replaced by one of the same size is not seen to be another."""
         return self
-
-    def map(self, name: str, *, size: int | None = None) -> mmap.mmap:
-        """The file mapped into memory, read-only; the copy stays until the map is closed."""
-        descriptor = self.open(name, size=size)
-        try:
-            if os.fstat(descriptor).st_size == 0:
-                raise StoreError(f"{self.url(name)}: 0 bytes found, expected some")
-            return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)  # duplicates the descriptor, and with it the lock
-        finally:
-            os.close(descriptor)
 
     def url(self, name: str) -> str:
         """The file as a text, for errors."""
@@ -145,9 +130,6 @@ class LocalStore(Store):
             return sorted(entry.name for entry in os.scandir(self.folder) if entry.name.endswith(suffix) and entry.is_file())
         except OSError as error:
             raise self._failure(self.folder, error) from error
-
-    def exists(self, name: str) -> bool:
-        return self._path(name).is_file()
 
     def _path(self, name: str) -> Path:
         return self.folder / _checked(name, self.location)
@@ -199,13 +181,6 @@ class RemoteStore(Store):
         entries = self._retry("", partial(self._request, "ls", "", detail=True))
         names = [entry["name"].rstrip("/").rsplit("/", 1)[-1] for entry in entries if entry["type"] == "file"]
         return sorted(name for name in names if name.endswith(suffix))
-
-    def exists(self, name: str) -> bool:
-        try:
-            self._retry(name, partial(self._size, name))
-        except MissingFileError:
-            return False
-        return True
 
     def _get(self, name: str, size: int | None, keep: Collection[Path], stop: threading.Event | None) -> int:
         path = self.copy_path(name)

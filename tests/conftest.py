@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import settings
-from tiny import TINY_JOB, FolderMaker, write_folder
+from tiny import DISKS, TINY_JOB, FolderMaker, write_folder
 
 from taxomix import main
 
@@ -20,6 +21,15 @@ def make_folder(tmp_path: Path) -> FolderMaker:
         return write_folder(kind, root, train=train, val=val, seed=seed)
 
     return make
+
+
+@pytest.fixture
+def tar_source(tmp_path: Path) -> Path:
+    """A folder for tars made by others: the label space of disks, and no tar yet."""
+    folder = tmp_path / "tars"
+    folder.mkdir()
+    (folder / "meta.yaml").write_text(yaml.safe_dump(DISKS))
+    return folder
 
 
 @pytest.fixture(scope="session")

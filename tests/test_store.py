@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,6 +29,7 @@ from s3 import FaultyServer, faulty_s3, needs_s3
 from data import store as store_module
 from data.cache import CacheConfig, CacheFullError, MissingFileError, ShardCache, StoppedError, StoreError, _lock_file
 from data.errors import InputError
+from data.files import OpenFile
 from data.prefetch import Prefetcher, Shard
 from data.store import LocalStore, RemoteStore, Store, open_store
 
@@ -125,10 +126,6 @@ def test_a_local_folder_is_read_where_it_lies(tmp_path: Path, prefix: str) -> No
     assert store.read("a.json") == b"{}"
     assert store.list() == ["a.json", "a.tar"]
     assert store.list(".tar") == ["a.tar"]
-    assert store.exists("a.tar")
-    assert not store.exists("below")
-    with closing(store.map("a.tar")) as mapped:
-        assert mapped[1:3] == b"23"
     store.fetch("a.tar", size=5)
     assert files_below(tmp_path) == ["a.json", "a.tar"]
 
@@ -176,7 +173,6 @@ def test_copies_are_whole_and_made_once(files: dict[str, bytes], tmp_path: Path)
     assert store.read("1.tar") == files["root/set/1.tar"]
     assert files_below(tmp_path) == ["0.tar"]  # what is read whole may change, and is not kept
     assert store.list("9.tar") == ["9.tar"]
-    assert (store.exists("9.tar"), store.exists("10.tar")) == (True, False)
 
 
 def test_many_threads_cause_one_download(files: dict[str, bytes], tmp_path: Path) -> None:
@@ -244,12 +240,13 @@ def test_a_file_gets_its_name_only_while_nobody_counts(files: dict[str, bytes], 
     assert files_below(tmp_path) == ["0.tar"]
 
 
-def test_a_map_pins_its_file(files: dict[str, bytes], tmp_path: Path) -> None:
+def test_an_open_file_stays(files: dict[str, bytes], tmp_path: Path) -> None:
     store = fake_store(tmp_path, max_bytes=1500)
-    with closing(store.map("0.tar", size=1000)) as mapped:
-        with pytest.raises(CacheFullError):
-            store.fetch("1.tar", size=1000)
-        assert mapped[:] == files["root/set/0.tar"]
+    opened = OpenFile(store.open("0.tar", size=1000))
+    with pytest.raises(CacheFullError):
+        store.fetch("1.tar", size=1000)
+    assert opened.read(0, 1000) == files["root/set/0.tar"]
+    del opened
     store.fetch("1.tar", size=1000)
     assert files_below(tmp_path) == ["1.tar"]
 
@@ -505,7 +502,6 @@ def s3_store(server: FaultyServer, tmp_path: Path) -> Iterator[RemoteStore]:
 @needs_s3()
 def test_s3_reads_lists_and_finds(server: FaultyServer, s3_store: RemoteStore) -> None:
     assert s3_store.list(".tar") == ["a.tar", "b.tar"]
-    assert (s3_store.exists("a.tar"), s3_store.exists("c.tar")) == (True, False)
     server.put("set/c.tar", b"new")
     assert s3_store.read("c.tar") == b"new"  # no listing of old is asked
     server.delete("set/c.tar")
