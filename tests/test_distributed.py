@@ -16,9 +16,9 @@ from torch.nn.parallel import DistributedDataParallel
 from data.labels import Label, LabelSpace
 from data.types import Batch
 from models.batchnorm import CpuSyncBatchNorm, synchronise_batchnorm
-from models.network import build_model
-from models.outputs import MultiHeadConfig
-from models.swiftnet import SwiftNetConfig
+from models.model import build_model
+from models.networks.swiftnet import SwiftNetConfig
+from models.outputs.multihead import MultiHeadConfig
 from trainers.flat import FlatConfig, FlatTrainer
 from trainers.ranks import Ranks
 from trainers.step import train_step

@@ -10,9 +10,10 @@ from data.drawing import blend
 from data.loader import read_whole
 from data.shards import ShardSplit
 from data.transforms import CropConfig, ResizeConfig, draw_crop
-from models.network import SegmentationModel, build_model
-from models.outputs import MultiHeadConfig
-from models.swiftnet import SwiftNetConfig
+from models.model import SegmentationModel, build_model
+from models.networks.base import Features
+from models.networks.swiftnet import SwiftNet, SwiftNetConfig
+from models.outputs.multihead import MultiHeadConfig
 from trainers.evaluation import all_scores, evaluate, mean_miou, predict_image, read_samples
 from trainers.overlay import write_panels
 from trainers.predict import predict_folder
@@ -80,20 +81,20 @@ def test_pictures_are_resized_for_the_network_and_predictions_are_not(model: Seg
     assert not torch.equal(half, whole)
 
 
-class Shown(torch.nn.Module):
-    """Stands in for a network: keeps what it is shown."""
+class Shown(SwiftNet):
+    """A network that keeps what it is shown."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(SwiftNetConfig(name="swiftnet_rn18"))
         self.pictures: list[torch.Tensor] = []
 
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        self.pictures.append(pixels)
-        return torch.zeros(1, 128, 4, 4)
+    def forward(self, images: torch.Tensor) -> Features:
+        self.pictures.append(images)
+        return super().forward(torch.zeros(1, 3, 32, 32))
 
 
 def shown_to(model: SegmentationModel, image: np.ndarray, crops: dict[str, CropConfig]) -> list[torch.Tensor]:
-    shown, network = Shown(), model.network
+    shown, network = Shown().eval(), model.network
     model.eval()
     model.network = shown
     try:

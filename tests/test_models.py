@@ -1,12 +1,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from data.labels import IGNORE_INDEX, Label, LabelSpace, View
-from models.network import SegmentationModel, build_model
-from models.outputs import MultiHead, MultiHeadConfig
-from models.swiftnet import SwiftNetConfig
+from models.model import SegmentationModel, build_model
+from models.networks.base import Features, FirstMap, Network
+from models.networks.swiftnet import SwiftNetConfig
+from models.outputs.multihead import MultiHead, MultiHeadConfig
 
 
 def view(num_classes: int) -> View:
@@ -66,9 +67,22 @@ def test_the_trunk_is_torchvisions() -> None:
     torch.testing.assert_close(F.relu(encoder(x)[-1]), y)
 
 
+class Plain(Network):
+    """Its features are the images, of four channels."""
+
+    def forward(self, images: Tensor) -> Features:
+        return (images,)
+
+    def make_decoder(self, num_classes: int) -> nn.Module:
+        return nn.Identity()
+
+    def make_classifier(self, num_classes: int) -> nn.Module:
+        return FirstMap(nn.Conv2d(4, num_classes, 1))
+
+
 def head(**num_classes: int) -> MultiHead:
     torch.manual_seed(0)
-    return MultiHead({name: view(number) for name, number in num_classes.items()}, in_channels=4).double()
+    return MultiHead({name: view(number) for name, number in num_classes.items()}, Plain()).double()
 
 
 def slow_loss(logits: Tensor, labels: Tensor) -> tuple[float, int]:
@@ -107,13 +121,13 @@ def test_nothing_to_learn_is_zero_loss_and_zero_gradient(labels: Tensor) -> None
 def test_a_dataset_without_a_sample_has_zero_gradients_not_none() -> None:
     space = head(a=3, b=2)
     features = torch.randn(2, 4, 5, 5, dtype=torch.float64)
-    logits = space(features, {"a": torch.tensor([0, 1]), "b": torch.tensor([], dtype=torch.int64)})
+    logits = space((features,), {"a": torch.tensor([0, 1]), "b": torch.tensor([], dtype=torch.int64)}, (5, 5))
     assert logits["b"].shape == (0, 2, 5, 5)
     totals = [space.loss(logits[n], torch.zeros(len(logits[n]), 5, 5, dtype=torch.int64), n)[0] for n in ("a", "b")]
     sum(totals, torch.zeros(())).backward()
-    assert space.heads[0].weight.grad.any()
-    assert space.heads[1].weight.grad is not None
-    assert not space.heads[1].weight.grad.any()
+    assert space.classifiers[0].module.weight.grad.any()
+    assert space.classifiers[1].module.weight.grad is not None
+    assert not space.classifiers[1].module.weight.grad.any()
 
 
 def test_predictions_and_pseudo_labels() -> None:

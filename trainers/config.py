@@ -12,7 +12,7 @@ from data.order import WINDOW
 from data.photometric import PhotometricConfig, named_photometric
 from data.streams import FixedQuota, QuotaConfig, StreamConfig
 from data.transforms import CropConfig
-from models.network import NetworkConfig
+from models.networks import NetworkConfig
 from models.outputs import OutputsConfig
 from trainers.flat import FlatConfig
 from trainers.optim import OptimConfig, ScheduleConfig

@@ -20,7 +20,7 @@ from data.files import write_text
 from data.loader import read_whole
 from data.shards import ShardSplit
 from data.transforms import CropConfig, Interpolation, resize_image, whole_size
-from models.network import SegmentationModel
+from models.model import SegmentationModel
 from trainers.metrics import Scores, confusion_matrix, scores
 from trainers.ranks import Ranks
 

@@ -12,7 +12,7 @@ from data.config import build
 from data.errors import InputError, NoSuchSplitError
 from data.progress import track
 from data.shards import ShardSplit
-from models.network import SegmentationModel
+from models.model import SegmentationModel
 from trainers.config import DataConfig, JobConfig
 from trainers.evaluation import all_scores, evaluate, write_evaluation
 from trainers.job import model_from_checkpoint

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from data.types import Batch
-from models.network import SegmentationModel
+from models.model import SegmentationModel
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from data.loader import BatchLoader, StreamSource
 from data.mixture import WITH_LABELS, Mixture
 from data.shards import ShardSplit
 from data.streams import build_mixture
-from models.network import SegmentationModel, build_model
+from models.model import SegmentationModel, build_model
 from trainers.config import DataConfig, JobConfig
 from trainers.flat import FlatTrainer
 from trainers.ranks import Ranks

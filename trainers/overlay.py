@@ -10,7 +10,7 @@ from data.drawing import blend, legend_strip, write_picture
 from data.labels import IGNORE_INDEX, View
 from data.shards import ShardSplit
 from data.transforms import CropConfig
-from models.network import SegmentationModel
+from models.model import SegmentationModel
 from trainers.evaluation import predict_image, read_samples
 
 GAP = 4

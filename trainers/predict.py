@@ -15,7 +15,7 @@ from data.labels import View
 from data.progress import track
 from data.sources import IMAGE_SUFFIXES, is_image
 from data.transforms import CropConfig
-from models.network import SegmentationModel
+from models.model import SegmentationModel
 from trainers.evaluation import predict_image
 from trainers.finished import open_run
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.models import ResNet, resnet18
 from torchvision.models.resnet import BasicBlock
 
-from data.errors import InputError
+from models.networks.base import Features, FirstMap, Network, NetworkConfigBase, resize
 
 DECODER_CHANNELS = 128
 SPP_GRIDS = (8, 4, 2)
@@ -21,15 +21,8 @@ SPP_BN_MOMENTUM = 0.005
 
 
 @dataclass(frozen=True, kw_only=True)
-class SwiftNetConfig:
+class SwiftNetConfig(NetworkConfigBase):
     name: Literal["swiftnet_rn18"]
-    input_scale: float = 1.0
-    """Factor by which pictures are resized before the network sees them, in training and afterwards; logits are brought back
-    to the size of the picture. Below 1 a crop holds more of the scene, and everything is faster."""
-
-    def __post_init__(self) -> None:
-        if not 0.1 <= self.input_scale <= 4:
-            raise InputError(f"model.input_scale: {self.input_scale} found, expected a factor in 0.1..4; mend it")
 
 
 def _unit(in_channels: int, out_channels: int, kernel: int, *, momentum: float = 0.1) -> nn.Sequential:
@@ -41,10 +34,6 @@ def _unit(in_channels: int, out_channels: int, kernel: int, *, momentum: float =
     )
 
 
-def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(x, size, mode="bilinear", align_corners=False)
-
-
 class ResNetEncoder(nn.Module):
     """The trunk of a torchvision ResNet of basic blocks; gives the sums of the last block of each layer *before* their ReLU."""
 
@@ -54,7 +43,7 @@ class ResNetEncoder(nn.Module):
         self.conv1, self.bn1, self.maxpool = resnet.conv1, resnet.bn1, resnet.maxpool
         self.layer1, self.layer2, self.layer3, self.layer4 = resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4
 
-    def forward(self, images: Tensor) -> list[Tensor]:
+    def forward(self, images: Tensor) -> Features:
         """(N, 3, H, W) float32 to four maps: (N, 64, H/4, W/4), (N, 128, H/8, W/8), (N, 256, H/16, W/16), (N, 512, H/32, W/32)."""
         x: Tensor = self.maxpool(F.relu(self.bn1(self.conv1(images))))
         features = []
@@ -63,7 +52,7 @@ class ResNetEncoder(nn.Module):
             before_relu = _without_last_relu(layer[-1], x)
             features.append(before_relu)
             x = F.relu(before_relu)
-        return features
+        return tuple(features)
 
 
 def _without_last_relu(block: BasicBlock, x: Tensor) -> Tensor:
@@ -89,7 +78,7 @@ class SpatialPyramidPooling(nn.Module):
         maps = [x]
         for rows, level in zip(SPP_GRIDS, self.levels, strict=True):
             pooled = F.adaptive_avg_pool2d(x, (rows, max(1, round(width / height * rows))))
-            maps.append(_resize(level(pooled), (height, width)))
+            maps.append(resize(level(pooled), (height, width)))
         return self.fuse(torch.cat(maps, dim=1))
 
 
@@ -103,30 +92,47 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         skip = self.skip(skip)
-        return self.blend(_resize(x, (skip.shape[2], skip.shape[3])) + skip)
+        return self.blend(resize(x, (skip.shape[2], skip.shape[3])) + skip)
 
 
-class SwiftNet(nn.Module):
-    """Encoder and decoder up to the last BN and ReLU before the logits, which are the output space's.
-
-    With one head of 19 classes the network has 11,797,071 parameters.
-    """
+class Decoder(nn.Module):
+    """Pyramid and ladder, up to the last BN and ReLU before the logits: (N, 128, H/4, W/4)."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.encoder = ResNetEncoder(resnet18(weights=None))
         self.pyramid = SpatialPyramidPooling(512)
         self.ladder = nn.ModuleList([Upsample(256), Upsample(128), Upsample(64)])
         self.last = nn.Sequential(nn.BatchNorm2d(DECODER_CHANNELS), nn.ReLU())
-        self.out_channels = DECODER_CHANNELS
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        _initialise(self)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) float32, normalised, to features (N, 128, H/4, W/4)."""
-        *skips, deepest = self.encoder(images)
+    def forward(self, features: Features) -> Features:
+        *skips, deepest = features
         x = self.pyramid(deepest)
         for upsample, skip in zip(self.ladder, reversed(skips), strict=True):
             x = upsample(x, skip)
-        return self.last(x)
+        return (self.last(x),)
+
+
+class SwiftNet(Network):
+    """With one classifier of 19 classes the network has 11,797,071 parameters, 11,176,512 of them here in the encoder."""
+
+    def __init__(self, config: SwiftNetConfig) -> None:
+        super().__init__()
+        self.encoder = ResNetEncoder(resnet18(weights=None))
+        _initialise(self)
+
+    def forward(self, images: Tensor) -> Features:
+        features: Features = self.encoder(images)
+        return features
+
+    def make_decoder(self, num_classes: int) -> nn.Module:
+        return Decoder()
+
+    def make_classifier(self, num_classes: int) -> nn.Module:
+        return FirstMap(nn.Conv2d(DECODER_CHANNELS, num_classes, 1))
+
+
+def _initialise(module: nn.Module) -> None:
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
