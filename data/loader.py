@@ -7,12 +7,12 @@ cannot be read.
 
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import count
-from threading import Lock
+from threading import Event, Lock
 
 import numpy as np
 import torch
@@ -90,25 +90,30 @@ class BatchLoader:
         self.rank, self.world_size, self.num_threads = rank, world_size, num_threads
         self._skips = _Skips(mixture, max_skipped)
 
-    def batches(self, first_step: int, last_step: int) -> Iterator[Batch]:
-        """The batches of steps first_step <= step < last_step. An error in a thread is raised here."""
+    def batches(self, first_step: int, last_step: int) -> Generator[Batch, None, None]:
+        """The batches of steps first_step <= step < last_step. An error in a thread is raised here.
+
+        Close it where it is left early: its threads then end at once, though they wait for a server.
+        """
         with (
             ThreadPoolExecutor(self.num_threads, thread_name_prefix="loader") as pool,
             self._prefetcher(first_step, last_step) as prefetcher,
         ):
             pending: deque[_Pending] = deque()
+            stop = Event()  # one who waits for a server should not wait on when nobody wants the sample
             try:
                 ahead = first_step
                 for step in range(first_step, last_step):
                     if prefetcher:
                         prefetcher.advance(step)
                     while ahead < min(last_step, step + 1 + BATCHES_AHEAD):
-                        pending.append(self._submit(pool, ahead))
+                        pending.append(self._submit(pool, ahead, stop))
                         ahead += 1
                     batch = self._collect(pending[0])  # still pending, so that an error cancels the rest of it
                     pending.popleft()
                     yield batch
             finally:
+                stop.set()
                 for unfinished in pending:
                     for future in unfinished.futures:
                         future.cancel()
@@ -125,11 +130,11 @@ class BatchLoader:
 
         return Prefetcher(shards_of_step, first_step=first_step, last_step=last_step, num_ahead=SHARDS_AHEAD, num_parallel=DOWNLOADS)
 
-    def _submit(self, pool: ThreadPoolExecutor, step: int) -> _Pending:
+    def _submit(self, pool: ThreadPoolExecutor, step: int, stop: Event) -> _Pending:
         draws = self.mixture.draws(step, rank=self.rank, world_size=self.world_size)
         images = np.empty((len(draws), *self.size, 3), np.uint8)
         labels = np.empty((len(draws), *self.size), np.uint8)
-        futures = [pool.submit(self._load, draw, images[row], labels[row]) for row, draw in enumerate(draws)]
+        futures = [pool.submit(self._load, draw, images[row], labels[row], stop) for row, draw in enumerate(draws)]
         return _Pending(step, draws, images, labels, futures)
 
     def _collect(self, pending: _Pending) -> Batch:
@@ -149,9 +154,9 @@ class BatchLoader:
             step=pending.step,
         )
 
-    def _load(self, draw: Draw, image_out: np.ndarray, label_out: np.ndarray) -> _Loaded:
+    def _load(self, draw: Draw, image_out: np.ndarray, label_out: np.ndarray, stop: Event) -> _Loaded:
         source = self.sources[draw.stream]
-        drawn, sample, image, label = self._read(draw)
+        drawn, sample, image, label = self._read(draw, stop)
         crop = draw_crop(source.crop, image.shape[0], image.shape[1], self.mixture.chance(draw))
         crop_image(image, crop, image_out)
         void = source.split.label_space.void_id
@@ -163,11 +168,11 @@ class BatchLoader:
             rasterise_boxes(crop_boxes(sample.boxes, crop, self.size), label_out, background=void)
         return _Loaded(drawn, sample.key)
 
-    def _read(self, draw: Draw) -> tuple[Draw, EncodedSample, np.ndarray, np.ndarray | None]:
+    def _read(self, draw: Draw, stop: Event) -> tuple[Draw, EncodedSample, np.ndarray, np.ndarray | None]:
         """The sample of `draw`, or of the next of its stream that can be read."""
         for tried in count(1):
             try:
-                return draw, *decode(self.sources[draw.stream].split, draw.sample, reuse=True)
+                return draw, *decode(self.sources[draw.stream].split, draw.sample, reuse=True, stop=stop)
             except UnreadableError as error:
                 self._skips.note(draw, error, tried=tried)
                 draw = self.mixture.draw(draw.stream, draw.number + 1)
@@ -214,13 +219,15 @@ def _rows_of(names: Sequence[str], all_names: dict[str, None]) -> dict[str, torc
     return {name: torch.tensor([row for row, found in enumerate(names) if found == name], dtype=torch.int64) for name in all_names}
 
 
-def decode(split: ShardSplit, number: int, *, reuse: bool = False) -> tuple[EncodedSample, np.ndarray, np.ndarray | None]:
+def decode(
+    split: ShardSplit, number: int, *, reuse: bool = False, stop: Event | None = None
+) -> tuple[EncodedSample, np.ndarray, np.ndarray | None]:
     """Sample `number` with its image (H, W, 3) uint8 and its label image (H, W) uint8, None where it has none.
 
     With `reuse` the image is valid until this thread decodes the next one. Raises UnreadableError that names shard and sample
-    where its bytes cannot be had or do not decode.
+    where its bytes cannot be had or do not decode, StoppedError once `stop` is set and its shard is still awaited.
     """
-    sample = split.read(number)
+    sample = split.read(number, stop=stop)
     try:
         image = decode_image(sample.image, size=sample.size, reuse=reuse)
         label = None if sample.label is None else decode_label(sample.label, size=sample.size)
@@ -229,9 +236,9 @@ def decode(split: ShardSplit, number: int, *, reuse: bool = False) -> tuple[Enco
     return sample, image, label
 
 
-def read_whole(split: ShardSplit, number: int) -> tuple[np.ndarray, np.ndarray]:
+def read_whole(split: ShardSplit, number: int, *, stop: Event | None = None) -> tuple[np.ndarray, np.ndarray]:
     """One sample at its own size: image (H, W, 3) uint8, label (H, W) uint8 native ids, boxes rasterised."""
-    sample, image, label = decode(split, number)
+    sample, image, label = decode(split, number, stop=stop)
     if label is None:
         label = np.empty(image.shape[:2], np.uint8)
         boxes = sample.boxes.astype(np.float32)

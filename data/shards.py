@@ -12,18 +12,17 @@ any value is one `pread` away too: what a reader holds in memory does not grow w
 import io
 import json
 import tarfile
-import time
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock
 from weakref import WeakSet
 
 import numpy as np
 import pyarrow as pa
 
-from data.cache import CacheConfig, CacheFullError
+from data.cache import CacheConfig, CacheFullError, StoppedError
 from data.errors import InputError, UnreadableError
 from data.files import OpenFile, atomic_write
 from data.images import encode_label
@@ -173,12 +172,16 @@ class ShardSplit:
         """Height and width of one image, in pixels."""
         return self._index.value("height", sample), self._index.value("width", sample)
 
-    def read(self, sample: int) -> EncodedSample:
-        """The encoded members of one sample, 0 <= sample < len(self). Raises UnreadableError where they are not to be had."""
+    def read(self, sample: int, *, stop: Event | None = None) -> EncodedSample:
+        """The encoded members of one sample, 0 <= sample < len(self).
+
+        Raises UnreadableError where they are not to be had, StoppedError once `stop` is set and its shard is still awaited.
+        """
         try:
-            label = self._member(sample, "label") if self._index.value("label_bytes", sample) else None
-            boxes = parse_boxes(self._member(sample, "json")) if self._index.value("num_boxes", sample) else NO_BOXES
-            image = self._member(sample, "image")
+            shard = self._shard(self._index.value("shard", sample), stop)
+            label = self._member(shard, sample, "label") if self._index.value("label_bytes", sample) else None
+            boxes = parse_boxes(self._member(shard, sample, "json")) if self._index.value("num_boxes", sample) else NO_BOXES
+            image = self._member(shard, sample, "image")
         except InputError:  # the cache cannot be used: no fault of the sample
             raise
         except CacheFullError as error:
@@ -210,13 +213,13 @@ class ShardSplit:
                 lost[shard.name] = int(np.count_nonzero(ends[index["shard"].to_numpy() == number] > found))
         return lost
 
-    def _member(self, sample: int, member: str) -> bytes:
+    def _member(self, shard: OpenFile, sample: int, member: str) -> bytes:
         offset, size = self._index.value(f"{member}_offset", sample), self._index.value(f"{member}_bytes", sample)
         if size > MAX_MEMBER_BYTES:
             raise ValueError(f"a member of {size} bytes, at most {MAX_MEMBER_BYTES} are read")
-        return self._shard(self._index.value("shard", sample)).read(offset, size)
+        return shard.read(offset, size)
 
-    def _shard(self, number: int) -> OpenFile:
+    def _shard(self, number: int, stop: Event | None) -> OpenFile:
         with self._lock:
             if number in self._open:
                 self._open.move_to_end(number)
@@ -224,24 +227,25 @@ class ShardSplit:
         if not 0 <= number < len(self.manifest.shards):
             raise ValueError(f"shard {number} of {len(self.manifest.shards)}")
         # Outside the lock: it may mean a download. Two threads may open the same shard at once, which does no harm.
-        opened = OpenFile(self._open_copy(self.manifest.shards[number]))
+        opened = OpenFile(self._open_copy(self.manifest.shards[number], stop))
         with self._lock:
             self._open[number] = opened
             while len(self._open) > self.MAX_OPEN:
                 self._open.popitem(last=False)
         return opened
 
-    def _open_copy(self, info: ShardInfo) -> int:
+    def _open_copy(self, info: ShardInfo, stop: Event | None) -> int:
         """A descriptor of a shard. Where the cache is full of what is open, all splits of this process close theirs and it tries again."""
         for seconds in (0.0, 0.1, 0.5, 2.0):
             try:
-                return self._shard_store.open(info.name, size=info.bytes)
+                return self._shard_store.open(info.name, size=info.bytes, stop=stop)
             except CacheFullError:
                 for split in list(_REMOTE_SPLITS):
                     with split._lock:
                         split._open.clear()
-                time.sleep(seconds)
-        return self._shard_store.open(info.name, size=info.bytes)
+                if (stop or Event()).wait(seconds):
+                    raise StoppedError from None
+        return self._shard_store.open(info.name, size=info.bytes, stop=stop)
 
 
 _REMOTE_SPLITS: "WeakSet[ShardSplit]" = WeakSet()

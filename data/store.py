@@ -58,11 +58,12 @@ class Store(ABC):
         """The content of a small file as it is now. Raises InputError where it has more than `limit` bytes."""
 
     @abstractmethod
-    def open(self, name: str, *, size: int | None) -> int:
+    def open(self, name: str, *, size: int | None, stop: threading.Event | None = None) -> int:
         """A descriptor of a local copy of the file, to be closed by the caller; until then the copy stays.
 
         A remote file is whole: of `size` bytes, or where that is None of as many as the server says. A local file is
-        what it is. Raises CacheFullError where room can only be made by closing other descriptors.
+        what it is. Raises CacheFullError where room can only be made by closing other descriptors, StoppedError once `stop` is
+        set and the file is still awaited.
         """
 
     @abstractmethod
@@ -109,7 +110,7 @@ class LocalStore(Store):
             raise InputError(f"{path}: more than {limit} bytes found, expected a small file; check that it is the right one")
         return content
 
-    def open(self, name: str, *, size: int | None) -> int:
+    def open(self, name: str, *, size: int | None, stop: threading.Event | None = None) -> int:
         path = self._path(name)
         try:
             return os.open(path, os.O_RDONLY)
@@ -165,8 +166,8 @@ class RemoteStore(Store):
     def read(self, name: str, *, limit: int = READ_LIMIT) -> bytes:
         return self._retry(name, partial(self._read_whole, name, limit))
 
-    def open(self, name: str, *, size: int | None) -> int:
-        return self._get(name, size, frozenset(), None)
+    def open(self, name: str, *, size: int | None, stop: threading.Event | None = None) -> int:
+        return self._get(name, size, frozenset(), stop)
 
     def fetch(self, name: str, *, size: int | None, keep: Collection[Path] = frozenset(), stop: threading.Event | None = None) -> None:
         os.close(self._get(name, size, keep, stop))

@@ -1,5 +1,8 @@
 """Training from an S3 server that fails: the same samples as from a local folder, or a clear error."""
 
+import signal
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -75,6 +78,24 @@ def test_a_vanished_shard_is_passed_over_up_to_the_set_count(
     )
     with pytest.raises(InputError, match=told):
         digest(loader(server.url("set"), cache, max_skipped=2))
+
+
+@pytest.mark.parametrize("fault", ["errors", "silence"])
+def test_one_who_stops_does_not_wait_for_a_dead_server(server: FaultyServer, tmp_path: Path, fault: str) -> None:
+    cache = CacheConfig(folder=tmp_path / "cache", retry_seconds=60, stall_seconds=60)
+    batches = loader(server.url("set"), cache).batches(0, 12)
+    if fault == "errors":
+        server.faults.status(".tar", 503, times=1000)
+    else:
+        server.faults.stall(".tar", times=1000)
+    begin = time.monotonic()
+    timer = threading.Timer(1.0, signal.pthread_kill, (threading.get_ident(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        next(batches)
+    timer.join()
+    assert time.monotonic() - begin < 15
+    server.faults.clear()
 
 
 def test_a_job_trains_from_a_server_as_from_a_folder(server: FaultyServer, tiny_job: list[str], tmp_path: Path) -> None:

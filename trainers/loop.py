@@ -3,7 +3,7 @@
 import inspect
 import json
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -85,23 +85,23 @@ class Training:
     def run(self, report: Report) -> None:
         loop, schedule = self.job.loop, self.job.schedule
         watch = Watch(self.folder, self.ranks, loop, done=self.step, mixture=self.data.mixture)
-        batches = self.loader.batches(self.step, loop.steps)
-        while self.step < loop.steps:
-            with watch.waiting_for_data():
-                batch = next(batches)
-                streams = batch.streams.tolist()  # while they are on the host
-                batch = batch.to(self.ranks.device)
-            batch = self._augmented(batch, streams)
-            count_labels(batch, self.label_pixels)
-            lr = learning_rate(self.job.optim.lr, schedule, self.step, loop.steps)
-            set_learning_rate(self.optimizer, lr)
-            seed_step(self.job.seed, self.step, self.ranks.rank)
-            losses = train_step(self.losses, batch, self.optimizer, self.ranks)
-            self.trainer.after_step(self.step)
-            self.step += 1
-            watch.step_done(self.step, losses, lr)
-            with watch.pause():
-                self._evaluate_and_save(watch, report)
+        with closing(self.loader.batches(self.step, loop.steps)) as batches:
+            while self.step < loop.steps:
+                with watch.waiting_for_data():
+                    batch = next(batches)
+                    streams = batch.streams.tolist()  # while they are on the host
+                    batch = batch.to(self.ranks.device)
+                batch = self._augmented(batch, streams)
+                count_labels(batch, self.label_pixels)
+                lr = learning_rate(self.job.optim.lr, schedule, self.step, loop.steps)
+                set_learning_rate(self.optimizer, lr)
+                seed_step(self.job.seed, self.step, self.ranks.rank)
+                losses = train_step(self.losses, batch, self.optimizer, self.ranks)
+                self.trainer.after_step(self.step)
+                self.step += 1
+                watch.step_done(self.step, losses, lr)
+                with watch.pause():
+                    self._evaluate_and_save(watch, report)
         watch.close()
 
     def _augmented(self, batch: Batch, streams: list[int]) -> Batch:
