@@ -72,7 +72,7 @@ def plan(overrides: Sequence[str]) -> None:
     from trainers.plan import make_plan, print_plan
 
     job = build(JobConfig, conf.compose("train", overrides))
-    planned = make_plan(job, world_size=job.cluster.workers)
+    planned = make_plan(job)
     print_plan(planned, Console(width=None if sys.stdout.isatty() else 160))
     if planned.problems:
         raise InputError(f"this job cannot work: {planned.problems[0]}")

@@ -42,7 +42,7 @@ def launch(job: JobConfig) -> RunFolder | None:
     folder = RunFolder(job.run.folder)
     if job.cluster.name == "none":
         return folder if _launch_here(job, folder).is_main else None
-    check_job(job, world_size=job.cluster.workers)
+    check_job(job)
     with folder.lock():
         _launch_on_ray(job, folder)
     return folder
@@ -50,7 +50,7 @@ def launch(job: JobConfig) -> RunFolder | None:
 
 def _launch_here(job: JobConfig, folder: RunFolder) -> Ranks:
     """Train in this process, or as one of the processes that torchrun started."""
-    check_job(job, world_size=int(os.environ.get("WORLD_SIZE", "1")))
+    check_job(job)
     _set_threads(job.cluster)
     ranks = ranks_from_environment()
     try:

@@ -32,10 +32,10 @@ def compose(name: str, overrides: Sequence[str]) -> dict[str, Any]:
     try:
         with initialize_config_dir(str(FOLDER), version_base="1.3"):
             overrides = [_quoted(word) for word in overrides]
-            mappings = [word for word in overrides if re.fullmatch(r"[\w.]+=\{.*\}", word, flags=re.DOTALL)]
-            config = hydra_compose(name, [word for word in overrides if word not in mappings])
-            for word in mappings:
-                _replace_mapping(config, word)
+            whole = [word for word in overrides if re.fullmatch(r"[\w.]+=(\{.*\}|\[.*\])", word, flags=re.DOTALL)]
+            config = hydra_compose(name, [word for word in overrides if word not in whole])
+            for word in whole:
+                _replace(config, word)
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise InputError(_one_line(error, name)) from None
@@ -57,8 +57,8 @@ def _quoted(word: str) -> str:
     return key + equals + "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
-def _replace_mapping(config: DictConfig, word: str) -> None:
-    """A mapping given for a key replaces the one in the file; Hydra would merge the two, and refuse new keys."""
+def _replace(config: DictConfig, word: str) -> None:
+    """A mapping or list given for a key replaces what is in the file; Hydra would merge mappings, and refuse new keys and a list there."""
     key = word.split("=", 1)[0]
     parent, _, last = key.rpartition(".")
     owner = OmegaConf.select(config, parent) if parent else config

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from data.errors import InputError
+from data.errors import FieldError, InputError
 
 T = TypeVar("T")
 
@@ -17,7 +17,8 @@ def build(cls: type[T], values: Any, *, key: str = "") -> T:
 
     Fields may be bool, int, float, str, Path, None, Literal, tuple[X, ...], tuple[X, Y], dict[str, X], dataclasses, and
     unions of these; a union of dataclasses is chosen by their `name` fields, which are Literals. Raises InputError for a
-    key that is unknown or missing and for a value of another type. Checks between fields are for `__post_init__`.
+    key that is unknown or missing and for a value of another type. Checks between fields are for `__post_init__`,
+    which raises FieldError.
     """
     if not isinstance(values, Mapping):
         raise InputError(f"{key}: {values!r} found, expected keys and values")
@@ -33,7 +34,10 @@ def build(cls: type[T], values: Any, *, key: str = "") -> T:
         missing = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if missing and name not in arguments:
             raise InputError(f"{_join(key, name)}: missing; give {_join(key, name)}=...")
-    return cls(**arguments)
+    try:
+        return cls(**arguments)
+    except FieldError as error:
+        raise InputError(_join(key, str(error))) from None
 
 
 def to_plain(config: Any) -> dict[str, Any]:

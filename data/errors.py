@@ -9,6 +9,13 @@ class InputError(ValueError):
     """
 
 
+class FieldError(InputError):
+    """A value of a dataclass that `data.config.build` makes: it puts the key of the dataclass in front of the field's name."""
+
+    def __init__(self, field: str, text: str) -> None:
+        super().__init__(f"{field}: {text}")
+
+
 class UnreadableError(InputError):
     """One sample cannot be read: its text names shard, key and reason. The loader passes over a set number of them."""
 

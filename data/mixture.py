@@ -68,10 +68,12 @@ class Mixture:
     def check_world_size(self, world_size: int) -> None:
         """Raise InputError unless `world_size` ranks divide the global batch."""
         if self.batch_size % world_size:
-            shares = " + ".join(f"{stream.share} {stream.name}" for stream in self.streams)
+            what = f"data.quota.batch: {self.batch_size}"
+            if self.batch_size == sum(stream.share for stream in self.streams):  # a fixed quota
+                parts = " + ".join(f"{stream.share} {stream.name}" for stream in self.streams)
+                what = f"data.mix: a global batch of {self.batch_size} ({parts})"
             raise InputError(
-                f"data.mix: a global batch of {self.batch_size} ({shares}) found, which {world_size} workers do not divide; "
-                f"change the samples to a multiple of {world_size} or cluster.workers"
+                f"{what} found, which {world_size} workers do not divide; change it to a multiple of {world_size}, or cluster.workers"
             )
 
     def consumed(self, step: int) -> list[int]:

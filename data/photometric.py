@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data.chance import Chance
-from data.errors import InputError
+from data.errors import FieldError, InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +40,10 @@ class JitterConfig:
     """Greatest change of the hue, in turns: 0.5 is the opposite colour."""
 
     def __post_init__(self) -> None:
-        _check_probability("data.photometric.jitter.probability", self.probability)
+        _check_probability("probability", self.probability)
         for name, limit in (("brightness", 1.0), ("contrast", 1.0), ("saturation", 1.0), ("hue", 0.5)):
             if not 0 <= getattr(self, name) <= limit:
-                raise InputError(f"data.photometric.jitter.{name}: {getattr(self, name)} found, expected 0..{limit:g}; mend it")
+                raise FieldError(name, f"{getattr(self, name)} found, expected 0..{limit:g}; mend it")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,16 +58,16 @@ class BlurConfig:
     """Length of the kernel as a share of the picture's height and width; it is made odd."""
 
     def __post_init__(self) -> None:
-        _check_probability("data.photometric.blur.probability", self.probability)
+        _check_probability("probability", self.probability)
         if not 0 < self.sigma[0] <= self.sigma[1]:
-            raise InputError(f"data.photometric.blur.sigma: {list(self.sigma)} found, expected [low, high] with 0 < low <= high; mend it")
+            raise FieldError("sigma", f"{list(self.sigma)} found, expected [low, high] with 0 < low <= high; mend it")
         if not 0 < self.kernel <= 1:
-            raise InputError(f"data.photometric.blur.kernel: {self.kernel} found, expected a share of the picture in 0..1; mend it")
+            raise FieldError("kernel", f"{self.kernel} found, expected a share of the picture in 0..1; mend it")
 
 
-def _check_probability(key: str, value: float) -> None:
+def _check_probability(field: str, value: float) -> None:
     if not 0 <= value <= 1:
-        raise InputError(f"{key}: {value} found, expected a probability in 0..1; mend it")
+        raise FieldError(field, f"{value} found, expected a probability in 0..1; mend it")
 
 
 @dataclass(frozen=True, kw_only=True)

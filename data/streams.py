@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from data.errors import InputError
+from data.errors import FieldError, InputError
 from data.labels import View
 from data.mixture import WITH_LABELS, Mixture, Order, Role, Stream
 from data.order import WINDOW, WindowedOrder, subset_rows
@@ -27,9 +27,9 @@ class RareClassConfig:
 
     def __post_init__(self) -> None:
         if self.temperature <= 0:
-            raise InputError(f"rare_classes.temperature: {self.temperature} found, expected more than 0; raise it")
+            raise FieldError("temperature", f"{self.temperature} found, expected more than 0; raise it")
         if self.min_pixels < 1:
-            raise InputError(f"rare_classes.min_pixels: {self.min_pixels} found, expected at least 1; raise it")
+            raise FieldError("min_pixels", f"{self.min_pixels} found, expected at least 1; raise it")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +56,9 @@ class StreamConfig:
 
     def __post_init__(self) -> None:
         if self.samples is not None and self.samples < 1:
-            raise InputError(f"data.mix: {self.samples} samples found, expected at least 1 per global batch; remove the stream or raise it")
+            raise FieldError("samples", f"{self.samples} found, expected at least 1 per global batch; remove the stream or raise it")
         if self.rest and self.subset is None:
-            raise InputError("data.mix: rest without subset found, expected the subset that is left out; give for example subset: 1/8")
+            raise FieldError("rest", "true without subset found, expected the subset that is left out; give for example subset: 1/8")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class _Dealt:
 
     def __post_init__(self) -> None:
         if self.batch < 1:
-            raise InputError(f"data.quota.batch: {self.batch} found, expected at least 1; raise it")
+            raise FieldError("batch", f"{self.batch} found, expected at least 1; raise it")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ class TemperatureQuota(_Dealt):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.temperature < 1:
-            raise InputError(f"data.quota.temperature: {self.temperature} found, expected at least 1; raise it")
+            raise FieldError("temperature", f"{self.temperature} found, expected at least 1; raise it")
 
 
 QuotaConfig = FixedQuota | ReplicateQuota | ProportionalQuota | TemperatureQuota

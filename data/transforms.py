@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from data.chance import Uniform
-from data.errors import InputError
+from data.errors import FieldError
 
 # Threads belong to the loader: OpenCV's own pool would oversubscribe the cores.
 cv2.setNumThreads(0)
@@ -40,7 +40,7 @@ class ResizeConfig:
 
     def __post_init__(self) -> None:
         if min(self.size) < 1:
-            raise InputError(f"data.crop.resize.size: {list(self.size)} found, expected [height, width] in pixels; mend it")
+            raise FieldError("size", f"{list(self.size)} found, expected [height, width] in pixels; mend it")
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """The height and width that an image of `height` x `width` pixels gets."""
@@ -79,18 +79,18 @@ class CropConfig:
 
     def __post_init__(self) -> None:
         if min(self.size) < 32:
-            raise InputError(f"data.crop.size: {list(self.size)} found, expected [height, width] of at least 32 pixels; raise it")
+            raise FieldError("size", f"{list(self.size)} found, expected [height, width] of at least 32 pixels; raise it")
         if not 0 < self.scale[0] <= self.scale[1]:
-            raise InputError(f"data.crop.scale: {list(self.scale)} found, expected [low, high] with 0 < low <= high; mend the range")
+            raise FieldError("scale", f"{list(self.scale)} found, expected [low, high] with 0 < low <= high; mend the range")
         if self.scale_step is not None and not (self.scale_step > 0 and _is_whole((self.scale[1] - self.scale[0]) / self.scale_step)):
-            raise InputError(
-                f"data.crop.scale_step: {self.scale_step} found, expected a step that divides the range {list(self.scale)} of "
-                "data.crop.scale; mend either"
+            raise FieldError(
+                "scale_step",
+                f"{self.scale_step} found, expected a step that divides the range of scale, {list(self.scale)}; mend either",
             )
         if not 0 <= self.flip <= 1:
-            raise InputError(f"data.crop.flip: {self.flip} found, expected a probability in 0..1; mend it")
+            raise FieldError("flip", f"{self.flip} found, expected a probability in 0..1; mend it")
         if not isinstance(self.pad, str) and not all(0 <= value <= 255 for value in self.pad):
-            raise InputError(f"data.crop.pad: {list(self.pad)} found, expected grey, mean or [red, green, blue] in 0..255; mend it")
+            raise FieldError("pad", f"{list(self.pad)} found, expected grey, mean or [red, green, blue] in 0..255; mend it")
 
     def scaled_by(self, factor: float) -> "CropConfig":
         """These crops of images that are enlarged by `factor` more; `size` stays, so that a crop shows less of its image."""

@@ -248,11 +248,11 @@ def test_an_unknown_preset_is_told() -> None:
 
 @pytest.mark.parametrize(("key", "value"), [("probability", 1.1), ("brightness", -0.1), ("contrast", 2.0), ("hue", 0.6)])
 def test_an_impossible_jitter_is_told(key: str, value: float) -> None:
-    with pytest.raises(InputError, match=rf"data\.photometric\.jitter\.{key}: "):
+    with pytest.raises(InputError, match=rf"^{key}: "):
         JitterConfig(**{key: value})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("key", "value"), [("probability", -1.0), ("sigma", (0.0, 1.0)), ("sigma", (2.0, 1.0)), ("kernel", 0.0)])
 def test_an_impossible_blur_is_told(key: str, value: object) -> None:
-    with pytest.raises(InputError, match=rf"data\.photometric\.blur\.{key}: "):
+    with pytest.raises(InputError, match=rf"^{key}: "):
         BlurConfig(**{key: value})  # type: ignore[arg-type]

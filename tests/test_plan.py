@@ -1,5 +1,6 @@
 """`taxomix plan`: what it says must be what the job then does."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,10 @@ def job(shards: Path, *words: str) -> JobConfig:
     "words", [["data.mix={disks: 1, tones: 2, boxed: 1}"], ["data.mix=[disks, boxed]", "data.quota={name: proportional, batch: 8}"]]
 )
 @pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_the_plan_is_what_the_mixture_does(shards: Path, words: list[str], world_size: int) -> None:
+def test_the_plan_is_what_the_mixture_does(shards: Path, words: list[str], world_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", str(world_size))
     config = job(shards, *words)
-    plan = make_plan(config, world_size=world_size)
+    plan = make_plan(config)
     mixture = open_data(config.data, seed=0).mixture
     assert not plan.problems
     for number, stream in enumerate(plan.streams):
@@ -78,9 +80,34 @@ def test_what_cannot_work_is_told(shards: Path, capsys: pytest.CaptureFixture[st
     assert error.startswith("taxomix plan: this job cannot work: data.mix: a global batch of 5")
 
 
+def test_a_quota_that_the_workers_do_not_divide_is_named(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also: a list of streams replaces the mapping of the default mix."""
+    words = ["plan", f"data.root={shards}", "data.mix=[disks, tones]", "data.quota={name: replicate, batch: 9}", "cluster.workers=2"]
+    assert main(words) == 2
+    assert "cannot work: data.quota.batch: 9 found, which 2 workers do not divide" in capsys.readouterr().out
+
+
+def test_cut_shards_of_the_val_split_are_told_by_plan_and_train(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(shards / "disks", tmp_path / "disks")
+    (tmp_path / "disks" / "val-00000.tar").write_bytes(b"")
+    words = ["data=mine", f"data.root={tmp_path}", "data.mix={disks: 2}", "cluster=none", "loop.steps=1", f"run.dir={tmp_path}"]
+    told = "disks val: 4 samples lie in shards that are gone or cut short"
+    assert main(["plan", *words]) == 2
+    assert f"cannot work: {told}" in capsys.readouterr().out
+    assert main(["train", *words]) == 2
+    assert f"taxomix train: {told}" in capsys.readouterr().err
+
+
+def test_that_remote_rare_classes_need_a_large_cache_is_noted(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data.shards.ShardSplit.is_remote", True)
+    rare = "data.mix={disks: {samples: 2, rare_classes: {min_pixels: 1}}}"
+    notes = make_plan(job(shards, rare)).notes
+    assert any(note.startswith("disks: rare_classes draws from all shards at any time, so data.cache.max_gb has to hold") for note in notes)
+
+
 def test_labels_that_no_stream_supervises_are_told(shards: Path) -> None:
     config = job(shards, "data.mix={disks: 2, hidden: {dataset: tones, samples: 2, role: unlabelled}}")
-    plan = make_plan(config, world_size=1)
+    plan = make_plan(config)
     assert any(problem.startswith("data.views.tones: view all has no class that a pixel or box") for problem in plan.problems)
     assert plan.notes == ()
 
@@ -91,7 +118,7 @@ def test_a_dataset_without_a_val_split_is_trained_on_alone(shards: Path, tmp_pat
     (tmp_path / "boxed").mkdir()
     for path in (shards / "boxed").glob("train*"):
         (tmp_path / "boxed" / path.name).symlink_to(path)
-    plan = make_plan(job(tmp_path, "data.mix={disks: 2, boxed: 2}"), world_size=1)
+    plan = make_plan(job(tmp_path, "data.mix={disks: 2, boxed: 2}"))
     assert plan.notes == ("boxed: no split val with labels, it is not evaluated",)
     words = ["train", "data=mine", f"data.root={tmp_path}", "data.mix={disks: 2, boxed: 2}", "data.crop.size=[64, 64]", "loop.steps=1"]
     assert main([*words, "cluster=none", "cluster.threads_per_worker=1", f"run.dir={tmp_path / 'runs'}", "run.name=a"]) == 0

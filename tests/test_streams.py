@@ -128,8 +128,11 @@ MIX = {"root": "x", "crop": {"size": [64, 64]}}
     ("words", "message"),
     [
         ({"mix": ["a", "a"]}, "data.mix: a given twice"),
-        ({"mix": {"a": {"rest": True}}}, "rest without subset"),
-        ({"mix": {"a": 0}}, "0 samples found"),
+        ({"mix": {"a": {"rest": True}}}, "data.mix.a.rest: true without subset"),
+        ({"mix": {"a": {"samples": 0}}}, "data.mix.a.samples: 0 found"),
+        ({"mix": {"a": {"samples": 1, "rare_classes": {"temperature": 0}}}}, "data.mix.a.rare_classes.temperature: 0.0 found"),
+        ({"mix": {"a": {"samples": 1, "crop": {"size": [8, 8]}}}}, r"data.mix.a.crop.size: \[8, 8\] found"),
+        ({"mix": {"a": 0}}, "data.mix.a: 0 samples found"),
         ({"mix": {"a": 1}, "quota": {"name": "temperature", "batch": 4, "temperature": 0.5}}, "data.quota.temperature: 0.5"),
         ({"mix": {"a": 1}, "quota": {"name": "replicate", "batch": 0}}, "data.quota.batch: 0"),
         ({"mix": {"a": 1}, "quota": {"name": "temprature", "batch": 1}}, "did you mean temperature"),
@@ -137,7 +140,7 @@ MIX = {"root": "x", "crop": {"size": [64, 64]}}
 )
 def test_configs_that_cannot_be_are_told(words: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        _ = build(DataConfig, {**MIX, **words}).streams
+        build(DataConfig, {**MIX, **words}, key="data")
 
 
 def test_samples_and_quotas_exclude_each_other(splits: dict[str, ShardSplit]) -> None:

@@ -228,7 +228,7 @@ def test_a_loss_that_is_no_number_stops_the_run(
     [
         (["data.mix={disks: 3}", "cluster=local"], "data.mix: a global batch of 3 (3 disks) found, which 2 workers do not divide"),
         (["data.mix={}"], "data.mix: empty"),
-        (["data.mix={disks: 0}"], "data.mix: 0 samples found"),
+        (["data.mix={disks: 0}"], "data.mix.disks: 0 samples found"),
         (["data.mix={nothing: 2}"], "nothing: no such folder, expected the shards of split 'train'"),
         (["data.mix={disks: 2}", "data.val_split=test"], "data.val_split=test: no dataset of the mix has it with labels"),
         (["trainer.weights={disc: 1.0}"], "trainer.weights.disc: no such dataset in data.mix"),

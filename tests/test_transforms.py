@@ -379,10 +379,10 @@ def test_an_unknown_preset_is_told() -> None:
     ],
 )
 def test_impossible_crops_are_told(key: str, value: object) -> None:
-    with pytest.raises(InputError, match=rf"data\.crop\.{key}: "):
+    with pytest.raises(InputError, match=rf"^{key}: "):
         CropConfig(**{"size": (64, 64), key: value})  # type: ignore[arg-type]
 
 
 def test_an_impossible_resize_is_told() -> None:
-    with pytest.raises(InputError, match=r"data\.crop\.resize\.size: "):
+    with pytest.raises(InputError, match=r"^size: "):
         ResizeConfig(size=(0, 64))

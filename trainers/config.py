@@ -1,5 +1,6 @@
 """One job, as frozen dataclasses. `conf/` has a file for every choice; `data.config.build` makes this of it, once."""
 
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Literal
 
 from data.cache import CacheConfig
 from data.crop_presets import named_crop
-from data.errors import InputError
+from data.errors import FieldError, InputError
 from data.order import WINDOW
 from data.photometric import PhotometricConfig, named_photometric
 from data.streams import FixedQuota, QuotaConfig, StreamConfig
@@ -69,6 +70,9 @@ class DataConfig:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise InputError(f"data.{name}: {value} found, expected at least {least}; raise it")
+        for name, entry in self.mix.items() if isinstance(self.mix, dict) else ():
+            if isinstance(entry, int) and entry < 1:
+                raise FieldError(f"mix.{name}", f"{entry} samples found, expected at least 1 in each global batch; remove it or raise it")
         for stream in self.streams.values():
             self.crop_of(stream), self.photometric_of(stream)  # tell of a name that is none
         sizes = sorted({self.crop_of(stream).size for stream in self.streams.values()})
@@ -149,6 +153,11 @@ class ClusterConfig:
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise InputError(f"cluster.workers: {self.workers} found, expected at least 1; raise it")
+
+    @property
+    def world_size(self) -> int:
+        """DDP workers that will train, torchrun's where it started this process."""
+        return int(os.environ.get("WORLD_SIZE", "1")) if self.name == "none" else self.workers
 
 
 @dataclass(frozen=True, kw_only=True)

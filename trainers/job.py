@@ -1,7 +1,7 @@
 """From a JobConfig to the objects that train: the one place where the parts are put together."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from data.labels import LabelSpace, View
 from data.loader import BatchLoader, StreamSource
 from data.mixture import WITH_LABELS, Mixture
 from data.shards import ShardSplit
-from data.streams import build_mixture
+from data.streams import StreamConfig, build_mixture, unsupervised_classes
 from models.model import SegmentationModel, build_model
 from trainers.config import DataConfig, JobConfig
 from trainers.flat import FlatTrainer
@@ -86,50 +86,67 @@ def _open_val(config: DataConfig, datasets: Iterable[str]) -> dict[str, ShardSpl
     return val
 
 
-def check_job(job: JobConfig, *, world_size: int) -> None:
-    """Find out, without training, whether `job` can run on `world_size` workers. Raises InputError."""
-    data = open_data(job.data, seed=job.seed)
-    data.mixture.check_world_size(world_size)
-    check_trainable(job, data)
-    for name, split in data.train.items():
-        check_whole(name, split, job.data.max_skipped)
-    for split in data.val.values():
-        check_whole(job.data.val_split, split, 0)  # what scores are to be compared on has to be all there
+def check_job(job: JobConfig) -> None:
+    """Find out, without training, whether `job` can run. Raises InputError with the first of what keeps it from that."""
+    for problem in find_problems(job, open_data(job.data, seed=job.seed)):
+        raise InputError(problem)
 
 
-def check_trainable(job: JobConfig, data: JobData) -> None:
-    """Raise InputError where the trainer cannot use a stream, its pictures would be resized twice, or a weight is given for a dataset
-    that is not there."""
+RESTORE = "restore the shards, or run `taxomix prepare ... overwrite=true`"
+
+
+def find_problems(job: JobConfig, data: JobData) -> Iterator[str]:
+    """All that keeps `job` from running, each a line with its remedy; `train` and `plan` ask the same questions."""
+    try:
+        data.mixture.check_world_size(job.cluster.world_size)
+    except InputError as error:
+        yield str(error)
     for name, stream in job.data.streams.items():
-        if stream.role not in WITH_LABELS:
-            raise InputError(
-                f"data.mix.{name}.role: {stream.role} found, expected {' or '.join(WITH_LABELS)}; trainer={job.trainer.name} uses no other"
-            )
-        if data.train[name].label_space.supervision == "none":
-            raise InputError(f"data.mix.{name}: a dataset without labels found, expected labels; remove the stream")
-        if job.data.crop_of(stream).resize is not None and job.model.input_scale != 1:
-            raise InputError(
-                f"model.input_scale: {job.model.input_scale:g} found, expected 1 where the crop of data.mix.{name} has a resize, since "
-                "both would resize its pictures; remove model.input_scale, or give the smaller size as resize.size"
-            )
-    unknown = sorted(job.trainer.weights.keys() - data.views.keys())
-    if unknown:
-        raise InputError(f"trainer.weights.{unknown[0]}: no such dataset in data.mix, expected one of {', '.join(sorted(data.views))}")
+        yield from _stream_problems(job, data, name, stream)
+    for dataset, view in data.views.items():
+        if len(untaught(data, dataset)) == view.num_classes:
+            yield f"data.views.{dataset}: view {view.name} has no class that a pixel or box of its streams is of; choose another"
+    for name in sorted(job.trainer.weights.keys() - data.views.keys()):
+        yield f"trainer.weights.{name}: no such dataset in data.mix, expected one of {', '.join(sorted(data.views))}; mend the name"
+    for name, split in data.train.items():
+        number, text = _lost(split)
+        if number > job.data.max_skipped:
+            yield f"data.mix.{name}: {text}, data.max_skipped={job.data.max_skipped} are passed over; {RESTORE}"
+        elif number:
+            log.warning("data.mix.%s: %s; they will be passed over", name, text)
+    for name, split in data.val.items():  # scores on a part of them would not compare
+        number, text = _lost(split)
+        if number:
+            yield f"{name} {job.data.val_split}: {text}, expected all of them; {RESTORE}"
 
 
-def check_whole(name: str, split: ShardSplit, max_skipped: int) -> None:
-    """Raise InputError where shards that are gone or cut make more samples unreadable than may be passed over; log fewer."""
+def _stream_problems(job: JobConfig, data: JobData, name: str, stream: StreamConfig) -> Iterator[str]:
+    """Where the trainer cannot use a stream, or its pictures would be resized twice."""
+    if stream.role not in WITH_LABELS:
+        roles = " or ".join(WITH_LABELS)
+        yield f"data.mix.{name}.role: {stream.role} found, expected {roles}; trainer={job.trainer.name} uses no other"
+    if data.train[name].label_space.supervision == "none":
+        yield f"data.mix.{name}: a dataset without labels found, expected labels; remove the stream"
+    if job.data.crop_of(stream).resize is not None and job.model.input_scale != 1:
+        yield (
+            f"model.input_scale: {job.model.input_scale:g} found, expected 1 where the crop of data.mix.{name} has a resize, since "
+            "both would resize its pictures; remove model.input_scale, or give the smaller size as resize.size"
+        )
+
+
+def _lost(split: ShardSplit) -> tuple[int, str]:
+    """How many samples of a split lie in shards that are gone or cut short, and a text that says so."""
     lost = split.count_lost()
     number = sum(lost.values())
-    if not number:
-        return
     names = ", ".join(list(lost)[:3]) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
-    text = f"{name}: {number} samples lie in shards that are gone or cut short ({split.location}: {names})"
-    if number > max_skipped:
-        raise InputError(
-            f"{text}, data.max_skipped={max_skipped} are passed over; restore the shards, or run `taxomix prepare ... overwrite=true`"
-        )
-    log.warning("%s; they will be passed over", text)
+    return number, f"{number} samples lie in shards that are gone or cut short ({split.location}: {names})"
+
+
+def untaught(data: JobData, dataset: str) -> list[str]:
+    """Classes of a dataset's view that no stream of the mix has labels of."""
+    streams = [stream.name for stream in data.mixture.streams if data.datasets[stream.name] == dataset and stream.role in WITH_LABELS]
+    splits = [data.train[name] for name in streams if data.train[name].label_space.supervision != "none"]
+    return unsupervised_classes(data.views[dataset], splits)
 
 
 def build_loader(job: JobConfig, data: JobData, ranks: Ranks) -> BatchLoader:

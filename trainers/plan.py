@@ -1,18 +1,15 @@
 """`taxomix plan`: what a job would do, found out in seconds and without training."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from data.errors import InputError
-from data.mixture import WITH_LABELS
-from data.streams import unsupervised_classes
+from data.mixture import Mixture
 from trainers.config import JobConfig
-from trainers.job import JobData, build_trainer, check_trainable, check_whole, open_data
+from trainers.job import JobData, build_trainer, find_problems, open_data, untaught
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,26 +52,10 @@ class Plan:
     notes: tuple[str, ...] = ()
 
 
-def make_plan(job: JobConfig, *, world_size: int) -> Plan:
-    """Plan `job` on `world_size` workers. Raises InputError only where its data cannot be opened."""
+def make_plan(job: JobConfig) -> Plan:
+    """Plan `job`. Raises InputError only where its data cannot be opened."""
     data = open_data(job.data, seed=job.seed)
-    problems = []
-    checks = [partial(data.mixture.check_world_size, world_size), partial(check_trainable, job, data)]
-    checks += [partial(check_whole, name, split, job.data.max_skipped) for name, split in data.train.items()]
-    for check in checks:
-        try:
-            check()
-        except InputError as error:
-            problems.append(str(error))
-    notes = []
-    for dataset, view in data.views.items():
-        missing = _untaught(data, dataset)
-        if len(missing) == view.num_classes:
-            problems.append(f"data.views.{dataset}: view {view.name} has no class that a pixel or box of its streams is of; choose another")
-        elif missing:
-            notes.append(f"{dataset}: no stream supervises {', '.join(missing)} ({len(missing)} of {view.num_classes} classes)")
-        if dataset not in data.val:
-            notes.append(f"{dataset}: no split {job.data.val_split} with labels, it is not evaluated")
+    world_size = job.cluster.world_size
     model = build_trainer(job, data.views, torch.device("meta")).model
     return Plan(
         steps=job.loop.steps,
@@ -82,28 +63,28 @@ def make_plan(job: JobConfig, *, world_size: int) -> Plan:
         batch_size=data.mixture.batch_size,
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         streams=tuple(_stream_plan(job, data, number, world_size) for number in range(len(data.train))),
-        problems=tuple(problems),
-        notes=tuple(notes),
+        problems=tuple(find_problems(job, data)),
+        notes=tuple(_notes(job, data)),
     )
 
 
-def _untaught(data: JobData, dataset: str) -> list[str]:
-    """Classes of a dataset's view that no stream of the mix has labels of."""
-    streams = [stream.name for stream in data.mixture.streams if data.datasets[stream.name] == dataset and stream.role in WITH_LABELS]
-    splits = [data.train[name] for name in streams if data.train[name].label_space.supervision != "none"]
-    return unsupervised_classes(data.views[dataset], splits)
-
-
-STEPS_LOOKED_AT = 1000
-"""Steps whose batches are laid out to find the fewest and the most samples of a stream; fixed quotas are the same in all."""
+def _notes(job: JobConfig, data: JobData) -> Iterator[str]:
+    for dataset, view in data.views.items():
+        missing = untaught(data, dataset)
+        if 0 < len(missing) < view.num_classes:
+            yield f"{dataset}: no stream supervises {', '.join(missing)} ({len(missing)} of {view.num_classes} classes)"
+        if dataset not in data.val:
+            yield f"{dataset}: no split {job.data.val_split} with labels, it is not evaluated"
+    for name, split in data.train.items():
+        if split.is_remote and job.data.streams[name].rare_classes is not None:
+            gigabytes = sum(shard.bytes for shard in split.manifest.shards) / 1e9
+            yield f"{name}: rare_classes draws from all shards at any time, so data.cache.max_gb has to hold its {gigabytes:.3g} GB"
 
 
 def _stream_plan(job: JobConfig, data: JobData, number: int, world_size: int) -> StreamPlan:
     mixture, stream = data.mixture, data.mixture.streams[number]
     config, split = job.data.streams[stream.name], data.train[stream.name]
-    batches = [mixture.quotas(step) for step in range(min(job.loop.steps, STEPS_LOOKED_AT))]
-    quotas = [quotas[number] for quotas in batches]
-    per_rank = [share for quotas in batches for share in _shares_of_ranks(quotas, number, world_size)]
+    per_batch, per_rank = _bounds(mixture, number, job.loop.steps, world_size)
     subset = f" ({'all but ' if config.rest else ''}{config.subset})" if config.subset else ""
     return StreamPlan(
         name=stream.name,
@@ -111,8 +92,8 @@ def _stream_plan(job: JobConfig, data: JobData, number: int, world_size: int) ->
         role=stream.role,
         view=data.views[data.datasets[stream.name]].name,
         num_samples=stream.order.num_samples,
-        per_batch=(min(quotas), max(quotas)),
-        per_rank=(min(per_rank), max(per_rank)),
+        per_batch=per_batch,
+        per_rank=per_rank,
         seen=mixture.consumed(job.loop.steps)[number],
         num_windows=getattr(stream.order, "num_windows", None),
         num_shards=len(split.manifest.shards),
@@ -121,11 +102,15 @@ def _stream_plan(job: JobConfig, data: JobData, number: int, world_size: int) ->
     )
 
 
-def _shares_of_ranks(quotas: list[int], number: int, world_size: int) -> list[int]:
-    """How many samples of stream `number` each rank is dealt: slots are grouped by stream and dealt out in turn."""
-    first = sum(quotas[:number])
-    slots = range(first, first + quotas[number])
-    return [len(range((rank - first) % world_size, len(slots), world_size)) for rank in range(world_size)]
+def _bounds(mixture: Mixture, number: int, steps: int, world_size: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Fewest and most samples of a stream in a global batch of the job, and on one worker in a batch."""
+    batches = set()
+    for quotas in map(mixture.quotas, range(steps)):
+        batches.add((sum(quotas[:number]) % world_size, quotas[number]))
+    # Slots are grouped by stream and dealt out in turn.
+    shares = [len(range((rank - first) % world_size, quota, world_size)) for first, quota in batches for rank in range(world_size)]
+    per_batch = [quota for _, quota in batches]
+    return (min(per_batch), max(per_batch)), (min(shares), max(shares))
 
 
 def print_plan(plan: Plan, console: Console) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data.errors import InputError
+from data.errors import FieldError
 
 Features = tuple[Tensor, ...]
 """Maps (N, C_i, h_i, w_i) of the same N images."""
@@ -35,7 +35,7 @@ class NetworkConfigBase:
 
     def __post_init__(self) -> None:
         if not 0.1 <= self.input_scale <= 4:
-            raise InputError(f"model.input_scale: {self.input_scale} found, expected a factor in 0.1..4; mend it")
+            raise FieldError("input_scale", f"{self.input_scale} found, expected a factor in 0.1..4; mend it")
 
 
 class Network(nn.Module, ABC):
