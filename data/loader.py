@@ -51,8 +51,8 @@ class _Pending:
 
     step: int
     draws: list[Draw]
-    images: np.ndarray
-    labels: np.ndarray
+    images: torch.Tensor
+    labels: torch.Tensor
     futures: "list[Future[_Loaded]]"
 
 
@@ -69,7 +69,8 @@ class BatchLoader:
 
     `sources[i]` goes with `mixture.streams[i]`; all crops have the same size. In every epoch of a stream up to `max_skipped`
     samples that cannot be read are passed over: their place is taken by the next samples of the stream, which depends on the
-    samples alone. One more, and `batches` raises InputError.
+    samples alone. One more, and `batches` raises InputError. With `pin_memory` batches lie where a GPU copies them from while
+    others compute.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class BatchLoader:
         world_size: int = 1,
         num_threads: int = 2,
         max_skipped: int = 0,
+        pin_memory: bool = False,
     ) -> None:
         mixture.check_world_size(world_size)
         sizes = {source.crop.size for source in sources}
@@ -88,6 +90,7 @@ class BatchLoader:
             raise InputError(f"data.crop.size: {' and '.join(map(str, sorted(sizes)))} found, expected one size for all streams; mend it")
         self.mixture, self.sources, self.size = mixture, tuple(sources), sizes.pop()
         self.rank, self.world_size, self.num_threads = rank, world_size, num_threads
+        self.pin_memory = pin_memory
         self._skips = _Skips(mixture, max_skipped)
 
     def batches(self, first_step: int, last_step: int) -> Generator[Batch, None, None]:
@@ -132,9 +135,10 @@ class BatchLoader:
 
     def _submit(self, pool: ThreadPoolExecutor, step: int, stop: Event) -> _Pending:
         draws = self.mixture.draws(step, rank=self.rank, world_size=self.world_size)
-        images = np.empty((len(draws), *self.size, 3), np.uint8)
-        labels = np.empty((len(draws), *self.size), np.uint8)
-        futures = [pool.submit(self._load, draw, images[row], labels[row], stop) for row, draw in enumerate(draws)]
+        images = torch.empty((len(draws), *self.size, 3), dtype=torch.uint8, pin_memory=self.pin_memory)
+        labels = torch.empty((len(draws), *self.size), dtype=torch.uint8, pin_memory=self.pin_memory)
+        rows = zip(draws, images.numpy(), labels.numpy(), strict=True)
+        futures = [pool.submit(self._load, draw, image, label, stop) for draw, image, label in rows]
         return _Pending(step, draws, images, labels, futures)
 
     def _collect(self, pending: _Pending) -> Batch:
@@ -144,8 +148,8 @@ class BatchLoader:
         roles = [self.mixture.streams[stream].role for stream in streams]
         return Batch(
             # The view as NCHW of an NHWC array is what torch calls channels-last: no copy is made.
-            images=torch.from_numpy(pending.images).permute(0, 3, 1, 2),
-            labels=torch.from_numpy(pending.labels),
+            images=pending.images.permute(0, 3, 1, 2),
+            labels=pending.labels,
             rows=_rows_of(names, dict.fromkeys(source.dataset for source in self.sources)),
             roles=_rows_of(roles, dict.fromkeys(stream.role for stream in self.mixture.streams)),
             seeds=torch.tensor([self.mixture.seed_of(draw) for draw in pending.draws], dtype=torch.int64),

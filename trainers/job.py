@@ -152,8 +152,15 @@ def untaught(data: JobData, dataset: str) -> list[str]:
 def build_loader(job: JobConfig, data: JobData, ranks: Ranks) -> BatchLoader:
     crops = {name: job.data.crop_of(stream).scaled_by(job.model.input_scale) for name, stream in job.data.streams.items()}
     sources = [StreamSource(dataset=data.datasets[name], split=split, crop=crops[name]) for name, split in data.train.items()]
-    place = {"rank": ranks.rank, "world_size": ranks.world_size}
-    return BatchLoader(data.mixture, sources, num_threads=job.data.threads, max_skipped=job.data.max_skipped, **place)
+    return BatchLoader(
+        data.mixture,
+        sources,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        num_threads=job.data.threads,
+        max_skipped=job.data.max_skipped,
+        pin_memory=ranks.device.type == "cuda",
+    )
 
 
 def build_trainer(job: JobConfig, views: dict[str, View], device: torch.device) -> FlatTrainer:
