@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 import conf
+from data.cache import CacheConfig
 from data.config import build
 from data.errors import InputError
 
@@ -26,8 +27,12 @@ class EvaluateConfig:
 
     run: Path
     checkpoint: Literal["best", "last"]
-    split: str
+    split: str | None
+    """null: the run's own data.val_split."""
     root: str | None
+    """null: where the run was trained."""
+    cache: CacheConfig
+    """Of this host; the run's config knows that of the host it was trained on."""
     overlays: int
 
 
@@ -114,7 +119,14 @@ def evaluate(overrides: Sequence[str]) -> None:
     from trainers.finished import evaluate_run
 
     config = build(EvaluateConfig, conf.compose("evaluate", overrides))
-    path = evaluate_run(config.run, checkpoint=config.checkpoint, split=config.split, root=config.root, num_overlays=config.overlays)
+    path = evaluate_run(
+        config.run,
+        checkpoint=config.checkpoint,
+        split=config.split,
+        root=config.root,
+        cache=config.cache,
+        num_overlays=config.overlays,
+    )
     _print_evaluation(path)
     print(f"written to {path}")
 

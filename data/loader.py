@@ -128,8 +128,9 @@ class BatchLoader:
 
         def shards_of_step(step: int) -> Iterator[Shard]:
             for draw in self.mixture.draws(step, rank=self.rank, world_size=self.world_size):
-                if self.sources[draw.stream].split.is_remote:
-                    yield self.sources[draw.stream].split.shard(draw.sample)
+                split = self.sources[draw.stream].split
+                if split.is_remote and (shard := split.shard(draw.sample)):
+                    yield shard
 
         return Prefetcher(shards_of_step, first_step=first_step, last_step=last_step, num_ahead=SHARDS_AHEAD, num_parallel=DOWNLOADS)
 

@@ -28,7 +28,7 @@ from data.foreign import ForeignTars, ScanTask, WebdatasetConfig, distinct_keys
 from data.index import write_index
 from data.labels import LabelSpace
 from data.manifest import Manifest, ShardInfo
-from data.progress import Advance, progress
+from data.progress import Advance, progress, track
 from data.publish import LocalTarget, RemoteTarget, Target, open_target
 from data.shards import Sample, shard_name, write_shard
 from data.sources import FileSource, Source
@@ -133,7 +133,8 @@ def _split_jobs(config: PrepareConfig) -> list["SplitJob"]:
         target = open_target(config.out, name)
         _check_out(target, config)
         for split, entries in source.entries().items():
-            prints = [source.fingerprint(entry) for entry in entries]
+            looked_at = track(entries, total=len(entries), what=f"prepare: looking at the files of {split}")
+            prints = [source.fingerprint(entry) for entry in looked_at]
             tasks = _shard_tasks(source, split, entries, prints, target, config)
             whole = fingerprint([source.label_space.to_dict(), config.samples_per_shard, config.jpeg_quality], prints)
             jobs.append(SplitJob(target, split, source.label_space, whole, tasks))

@@ -151,10 +151,12 @@ class ShardSplit:
         """Whether shards are copied to this host before they are read."""
         return not isinstance(self._shard_store, LocalStore)
 
-    def shard(self, sample: int) -> Shard:
-        """The shard that a sample lies in, to be fetched ahead of need."""
-        info = self.manifest.shards[self._index.value("shard", sample)]
-        return Shard(self._shard_store, info.name, info.bytes)
+    def shard(self, sample: int) -> Shard | None:
+        """The shard that a sample lies in, to be fetched ahead of need; None where a damaged index names none."""
+        number = self._index.value("shard", sample)
+        if not 0 <= number < len(self.manifest.shards):
+            return None
+        return Shard(self._shard_store, self.manifest.shards[number].name, self.manifest.shards[number].bytes)
 
     def key(self, sample: int) -> str:
         return self._index.key(sample)

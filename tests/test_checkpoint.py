@@ -24,15 +24,18 @@ def test_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pt", "step-00000040.pt", "step-00000050.pt"]
 
 
-def test_without_a_best_the_last_is_given(tmp_path: Path) -> None:
+def test_the_last_is_not_given_for_the_best(tmp_path: Path) -> None:
     Checkpoints(tmp_path).save(state(7), 7, keep=1, best=False)
-    assert Checkpoints(tmp_path).load("best")["step"] == 7
+    with pytest.raises(InputError, match=r"no best\.pt found, .*; give checkpoint=last"):
+        Checkpoints(tmp_path).load("best")
 
 
 def test_no_checkpoint_is_told(tmp_path: Path) -> None:
     assert Checkpoints(tmp_path / "nothing").load_last() is None
     with pytest.raises(InputError, match="no checkpoint found"):
         Checkpoints(tmp_path).load("last")
+    with pytest.raises(InputError, match="no checkpoint found"):
+        Checkpoints(tmp_path).load("best")
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "text"])

@@ -1,26 +1,36 @@
 """What holds over several processes: gloo, two ranks, hard time limits."""
 
+import json
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from tiny import TINY_JOB, damage
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+import conf
+from data.config import build
 from data.labels import Label, LabelSpace
+from data.shards import ShardSplit
 from data.types import Batch
 from models.batchnorm import CpuSyncBatchNorm, synchronise_batchnorm
 from models.model import build_model
 from models.networks.swiftnet import SwiftNetConfig
 from models.outputs.multihead import MultiHeadConfig
+from trainers.config import JobConfig
 from trainers.flat import FlatConfig, FlatTrainer
+from trainers.loop import train
 from trainers.ranks import Ranks
+from trainers.run_folder import RunFolder
 from trainers.step import train_step
 
 CPU = torch.device("cpu")
@@ -181,3 +191,30 @@ def test_one_and_two_ranks_take_the_same_steps(tmp_path: Path) -> None:
     for rank in on_ranks(run_steps, tmp_path):
         for name, value in single.items():
             torch.testing.assert_close(rank[name], value, rtol=1e-7, atol=1e-7, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def run_job(words: list[str], rank: int, world_size: int, out: dict[str, Tensor]) -> None:
+    """A whole job; leaves what was reported of its evaluations."""
+
+    def report(scores: dict[str, float]) -> None:
+        out.update({name: torch.tensor(value, dtype=torch.float64) for name, value in scores.items()})
+
+    train(build(JobConfig, conf.compose("train", words)), Ranks(rank=rank, world_size=world_size), report)
+
+
+@pytest.mark.timeout(120)
+def test_ranks_agree_on_what_an_evaluation_left_out(shards: Path, tmp_path: Path) -> None:
+    """Of four images rank 1 cannot read two and rank 0 none: all are told of two, and there is no best checkpoint."""
+    shutil.copytree(shards / "disks", tmp_path / "disks")
+    split = ShardSplit(tmp_path / "disks", "val")
+    damage(split, 1, 3)
+    words = [*TINY_JOB, "data.mix={disks: 2}", "loop.steps=1", f"data.root={tmp_path}", f"run.dir={tmp_path}", "run.name=some"]
+    first, second = on_ranks(partial(run_job, words), tmp_path)
+    assert first == second
+    assert first["left_out"] == 2
+    folder = RunFolder(tmp_path / "some")
+    content = json.loads(folder.evaluation.read_text())
+    assert (content["images"], content["left_out"]) == ({"disks": 2}, {"disks": 2})
+    assert content["left_out_keys"] == {"disks": [split.key(1), split.key(3)]}
+    assert sum(map(sum, content["datasets"]["disks"]["confusion_matrix"])) == 2 * 70 * 96  # two rows of each are ignored
+    assert sorted(path.name for path in folder.checkpoints.folder.iterdir()) == ["step-00000001.pt"]

@@ -107,7 +107,7 @@ def test_a_job_trains_from_a_server_as_from_a_folder(server: FaultyServer, tiny_
     assert main([*remote, *words]) == 0
     for name in ("loss/disks", "loss/tones", "loss/boxed", "miou/tones"):
         assert read_metrics(tmp_path / "runs" / "remote", name) == read_metrics(tmp_path / "runs" / "local", name)
-    assert main(["evaluate", f"run={tmp_path / 'runs' / 'remote'}"]) == 0
+    assert main(["evaluate", f"run={tmp_path / 'runs' / 'remote'}", f"cache.folder={tmp_path / 'cache'}"]) == 0
 
 
 def test_a_store_that_cannot_be_used_is_one_line(

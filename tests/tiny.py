@@ -8,6 +8,8 @@ import numpy as np
 import yaml
 from PIL import Image
 
+from data.shards import ShardSplit
+
 FolderMaker = Callable[..., Path]
 
 DISKS = {
@@ -80,6 +82,15 @@ TINY_JOB = (
     "cluster.threads_per_worker=1",
 )
 """A job of some seconds over `shards`; add data.root, run.dir and run.name."""
+
+
+def damage(split: ShardSplit, *samples: int) -> None:
+    """Overwrite the pictures of `samples` of a local split where they lie: they are there, and do not decode."""
+    for sample in samples:
+        shard = split.shard(sample)
+        with (Path(split.location) / shard.name).open("r+b") as file:
+            file.seek(split.index["image_offset"][sample].as_py())
+            file.write(bytes(64))
 
 
 def read_metrics(run: Path, name: str) -> list[float]:

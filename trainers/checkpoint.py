@@ -76,9 +76,14 @@ class Checkpoints:
             unfinished.unlink()
 
     def load(self, which: str) -> dict[str, Any]:
-        """The `best` or the `last` checkpoint. Raises InputError where there is none."""
+        """The `best` or the `last` checkpoint. Raises InputError where there is none: the last is no stand-in for the best."""
         if which == "best" and (self.folder / BEST).is_file():
             return load_checkpoint(self.folder / BEST)
+        if which == "best" and self.steps():
+            raise InputError(
+                f"{self.folder}: no {BEST} found, expected one evaluation of the run that scored all images of its splits; "
+                "give checkpoint=last"
+            )
         state = self.load_last()
         if state is None:
             raise InputError(f"{self.folder}: no checkpoint found, expected the run to have been trained; give the folder of a run")

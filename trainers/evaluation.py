@@ -2,11 +2,14 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
-from itertools import islice
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, nullcontext
+from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -17,7 +20,8 @@ from torch import Tensor
 
 from data.errors import UnreadableError
 from data.files import write_text
-from data.loader import read_whole
+from data.loader import DOWNLOADS, read_whole
+from data.prefetch import Prefetcher
 from data.shards import ShardSplit
 from data.transforms import CropConfig, Interpolation, resize_image, whole_size
 from models.model import SegmentationModel
@@ -28,31 +32,71 @@ log = logging.getLogger(__name__)
 
 SAMPLES_AHEAD = 4
 
-Progress = Callable[..., Iterator[tuple[int, np.ndarray, np.ndarray]]]
+SHARDS_AHEAD = 8
+"""Remote shards of a split that each rank fetches ahead, as far as the cache has room."""
+
+NUM_NAMED = 10
+"""Samples that cannot be read and are named one by one; of a shard that is gone the rest is only counted."""
+
+Sample = tuple[int, np.ndarray, np.ndarray]
+"""Number, image (H, W, 3) uint8, label (H, W) uint8 native ids."""
+
+Progress = Callable[..., Iterator[Sample]]
 """`data.progress.track`, or what takes its arguments."""
 
 
-def read_samples(split: ShardSplit, samples: Sequence[int]) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Decode `samples` ahead of need: (number, image (H, W, 3) uint8, label (H, W) uint8 native ids).
+@dataclass(frozen=True, kw_only=True)
+class Tally:
+    """What all ranks together counted over one split."""
+
+    matrix: np.ndarray
+    """Confusion matrix (true, predicted) of int64 pixel counts."""
+    images: int
+    """Images that were scored."""
+    left_out: int = 0
+    """Images that were not, since they cannot be read."""
+    left_out_keys: tuple[str, ...] = ()
+    """The first of those."""
+
+
+def read_samples(split: ShardSplit, samples: Sequence[int]) -> Generator[Sample, None, None]:
+    """Decode `samples` ahead of need, and fetch the remote shards of those to come; close it to stop both.
 
     One that cannot be read is left out with a warning: it should not end a run that has trained for hours.
     """
+    failures, stop = count(), Event()
 
-    def load(number: int) -> tuple[int, np.ndarray, np.ndarray] | None:
+    def load(number: int) -> Sample | None:
         try:
-            return number, *read_whole(split, number)
+            return number, *read_whole(split, number, stop=stop)
         except UnreadableError as error:
-            log.warning("left out of the evaluation: %s", error)
+            if next(failures) < NUM_NAMED:
+                log.warning("left out of the evaluation: %s", error)
             return None
 
-    with ThreadPoolExecutor(1, thread_name_prefix="evaluation") as pool:
-        remaining = iter(samples)
-        pending = [pool.submit(load, number) for number in islice(remaining, SAMPLES_AHEAD)]
-        while pending:
-            loaded = pending.pop(0).result()
-            pending.extend(pool.submit(load, number) for number in islice(remaining, 1))
-            if loaded is not None:
-                yield loaded
+    pending: deque[Future[Sample | None]] = deque()
+    with ThreadPoolExecutor(1, thread_name_prefix="evaluation") as pool, _prefetcher(split, samples) as prefetcher:
+        try:
+            for place in range(len(samples)):
+                if prefetcher:
+                    prefetcher.advance(place)
+                ahead = samples[place + len(pending) : place + 1 + SAMPLES_AHEAD]
+                pending.extend(pool.submit(load, number) for number in ahead)
+                loaded = pending.popleft().result()
+                if loaded is not None:
+                    yield loaded
+        finally:
+            stop.set()
+            for unfinished in pending:
+                unfinished.cancel()
+
+
+def _prefetcher(split: ShardSplit, samples: Sequence[int]) -> "Prefetcher | nullcontext[None]":
+    """What fetches the remote shards of `samples`, each of which is a step; nothing where the split is local."""
+    if not split.is_remote:
+        return nullcontext()
+    bounds = {"first_step": 0, "last_step": len(samples), "steps_ahead": len(samples)}
+    return Prefetcher(lambda place: filter(None, [split.shard(samples[place])]), num_ahead=SHARDS_AHEAD, num_parallel=DOWNLOADS, **bounds)
 
 
 @torch.no_grad()
@@ -89,33 +133,57 @@ def evaluate(
     crops: Mapping[str, CropConfig],
     ranks: Ranks,
     progress: Progress | None = None,
-) -> dict[str, np.ndarray]:
-    """Confusion matrices (true, predicted) of int64 pixel counts per dataset, summed over all ranks.
+) -> dict[str, Tally]:
+    """What was counted over each split, by dataset; the same on all ranks. The main one tells of images that were left out.
 
     `splits` are the splits to evaluate and `crops` what training cut, by dataset; `progress` wraps the iteration over each one's
     samples.
     """
     was_training = model.training
     model.eval()
-    matrices = {}
+    tallies = {}
     for name, split in splits.items():
         view = model.outputs.views[name]
         table = torch.from_numpy(view.table)
         samples = range(len(split))[ranks.rank :: ranks.world_size]
         matrix = torch.zeros(view.num_classes, view.num_classes, dtype=torch.int64, device=ranks.device)
-        read = read_samples(split, samples)
-        if progress is not None:
-            read = progress(read, total=len(samples), what=name)
-        for _, image, label in read:
-            truth = table[torch.from_numpy(label).long()].to(ranks.device)
-            matrix += confusion_matrix(truth, predict_image(model, image, {name: crops[name]})[name], view.num_classes)
-        matrices[name] = ranks.sum(matrix).cpu().numpy()
+        scored = torch.zeros(len(split), dtype=torch.int64)
+        with closing(read_samples(split, samples)) as read:
+            for number, image, label in read if progress is None else progress(read, total=len(samples), what=name):
+                truth = table[torch.from_numpy(label).long()].to(ranks.device)
+                matrix += confusion_matrix(truth, predict_image(model, image, {name: crops[name]})[name], view.num_classes)
+                scored[number] = 1
+        tallies[name] = _sum(split, matrix, scored, ranks)
     model.train(was_training)
-    return matrices
+    return tallies
 
 
-def all_scores(model: SegmentationModel, matrices: Mapping[str, np.ndarray]) -> dict[str, Scores]:
-    return {name: scores(matrix, model.outputs.views[name].names) for name, matrix in matrices.items()}
+def _sum(split: ShardSplit, matrix: Tensor, scored: Tensor, ranks: Ranks) -> Tally:
+    """The counts of all ranks together, of each rank's pixels and of its samples (len(split),) int64, 1 where one was scored."""
+    counts = ranks.sum(torch.cat([matrix.flatten(), scored.to(ranks.device)])).cpu().numpy()
+    left_out = np.flatnonzero(counts[matrix.numel() :] == 0)
+    tally = Tally(
+        matrix=counts[: matrix.numel()].reshape(matrix.shape),
+        images=len(split) - len(left_out),
+        left_out=len(left_out),
+        left_out_keys=tuple(split.key(int(number)) for number in left_out[:NUM_NAMED]),
+    )
+    if tally.left_out and ranks.is_main:
+        log.warning(
+            "%s: %d of %d images of split %s cannot be read and are left out of the evaluation (%s); its scores do not compare with "
+            "those of all images: restore the shards, or prepare the dataset again",
+            *(split.location, tally.left_out, len(split), split.manifest.split, _some(tally.left_out_keys, tally.left_out)),
+        )
+    return tally
+
+
+def _some(names: Sequence[str], number: int) -> str:
+    """`names` as a text, where they are the first of `number`."""
+    return ", ".join(names) + (f" and {number - len(names)} more" if number > len(names) else "")
+
+
+def all_scores(model: SegmentationModel, tallies: Mapping[str, Tally]) -> dict[str, Scores]:
+    return {name: scores(tally.matrix, model.outputs.views[name].names) for name, tally in tallies.items()}
 
 
 def mean_miou(results: Mapping[str, Scores]) -> float:
@@ -124,17 +192,22 @@ def mean_miou(results: Mapping[str, Scores]) -> float:
     return float(np.mean(scored)) if scored else float("nan")
 
 
-def write_evaluation(path: Path, matrices: Mapping[str, np.ndarray], results: Mapping[str, Scores], **about: Any) -> None:
-    """Write scores and matrices as JSON; `about` says what was evaluated. IoUs that do not exist are null."""
+def write_evaluation(path: Path, tallies: Mapping[str, Tally], results: Mapping[str, Scores], **about: Any) -> None:
+    """Write scores and counts as JSON; `about` says what was evaluated. IoUs that do not exist are null."""
     datasets = {
         name: {
             **asdict(result),
             "iou": dict(zip(result.names, result.iou, strict=True)),
-            "confusion_matrix": matrices[name].tolist(),
+            "confusion_matrix": tallies[name].matrix.tolist(),
         }
         for name, result in results.items()
     }
-    content = {**about, "mean_miou": mean_miou(results), "datasets": datasets}
+    counts = {
+        "images": {name: tally.images for name, tally in tallies.items()},
+        "left_out": {name: tally.left_out for name, tally in tallies.items()},
+        "left_out_keys": {name: tally.left_out_keys for name, tally in tallies.items() if tally.left_out},
+    }
+    content = {**about, **counts, "mean_miou": mean_miou(results), "datasets": datasets}
     write_text(path, json.dumps(_without_nan(content), indent=1) + "\n")
 
 
@@ -149,14 +222,17 @@ def _without_nan(value: Any) -> Any:
 def print_evaluation(content: Mapping[str, Any], console: Console) -> None:
     """Print what `write_evaluation` wrote: a table of the datasets, and one of their classes."""
     summary = Table(title=f"step {content['step']}, split {content['split']}", title_justify="left")
-    for column in ("dataset", "mIoU", "mPA", "pixel acc", "constant", "classes", "images"):
-        summary.add_column(column, justify="left" if column == "dataset" else "right")
+    summary.add_column("dataset", no_wrap=True)  # in a narrow terminal the headers give way
+    for column in ("mIoU", "mPA", "pixel acc", "constant", "classes", "images", "left out"):
+        summary.add_column(column, justify="right")
     for name, result in content["datasets"].items():
         values = [_percent(result[key]) for key in ("miou", "mpa", "pixel_accuracy", "constant_miou")]
-        summary.add_row(name, *values, str(len(result["iou"])), str(content["images"][name]))
+        summary.add_row(name, *values, str(len(result["iou"])), *(str(content[key][name]) for key in ("images", "left_out")))
     summary.add_section()
     summary.add_row("mean", _percent(content["mean_miou"]))
     console.print(summary)
+    for name, keys in content["left_out_keys"].items():
+        console.print(f"{name}: left out, since they cannot be read: {_some(keys, content['left_out'][name])}", markup=False)
     for name, result in content["datasets"].items():
         classes = Table(title=f"{name}: IoU of each class", title_justify="left")
         true = np.sum(result["confusion_matrix"], axis=1)

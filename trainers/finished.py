@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from data.cache import CacheConfig
 from data.config import build
 from data.errors import InputError, NoSuchSplitError
 from data.progress import track
@@ -37,33 +38,43 @@ def open_run(run: Path, checkpoint: str) -> tuple[SegmentationModel, JobConfig, 
     return model_from_checkpoint(state, job, default_device()), job, state
 
 
-def _open_splits(config: DataConfig, datasets: Sequence[str], split: str) -> dict[str, ShardSplit]:
-    """The split of each dataset that has it; the others, which were trained on alone, are named in a warning."""
-    splits = {}
+def _open_splits(config: DataConfig, datasets: Sequence[str]) -> dict[str, ShardSplit]:
+    """The split `config.val_split` of each dataset that has it with labels; the others are named in a warning.
+
+    Raises InputError where that is none of them.
+    """
+    splits, missing = dict[str, ShardSplit](), list[str]()
     for name in datasets:
         try:
-            splits[name] = ShardSplit(config.location(name), split, cache=config.cache)
+            split = ShardSplit(config.location(name), config.val_split, cache=config.cache)
         except NoSuchSplitError as error:
-            if name == datasets[-1] and not splits:
-                raise
-            log.warning("not evaluated: %s", error)
+            missing.append(str(error))
+        else:
+            if split.label_space.supervision == "none":
+                missing.append(f"{split.location}: split '{config.val_split}' has no labels")
+            else:
+                splits[name] = split
+    if not splits:
+        raise InputError(f"split={config.val_split}: no dataset of the run has it with labels, expected at least one ({missing[0]})")
+    for reason in missing:
+        log.warning("not evaluated: %s", reason)
     return splits
 
 
-def evaluate_run(run: Path, *, checkpoint: str, split: str, root: str | None, num_overlays: int) -> Path:
-    """Evaluate a run on `split` of each of its datasets, below `root` or where it was trained; returns evaluation.json."""
+def evaluate_run(run: Path, *, checkpoint: str, split: str | None, root: str | None, cache: CacheConfig, num_overlays: int) -> Path:
+    """Evaluate a run on `split` of each of its datasets, or on that which it was evaluated on in training; the datasets are below
+    `root`, or where it was trained. Returns evaluation.json."""
     model, job, state = open_run(run, checkpoint)
-    config = replace(job.data, root=root or job.data.root)
-    splits = _open_splits(config, list(model.outputs.views), split)
+    config = replace(job.data, root=root or job.data.root, val_split=split or job.data.val_split, cache=cache)
+    splits = _open_splits(config, list(model.outputs.views))
     for name, opened in splits.items():
         if opened.label_space.to_dict() != state["label_spaces"][name]:
             raise InputError(
                 f"{opened.location}: other classes than the run was trained with found; give the shards of that dataset as root="
             )
-    matrices = evaluate(model, splits, config.crops, Ranks(device=default_device()), progress=track)
+    tallies = evaluate(model, splits, config.crops, Ranks(device=default_device()), progress=track)
     folder = RunFolder(run)
-    images = {name: len(opened) for name, opened in splits.items()}
-    write_evaluation(folder.evaluation, matrices, all_scores(model, matrices), step=state["step"], split=split, images=images)
+    write_evaluation(folder.evaluation, tallies, all_scores(model, tallies), step=state["step"], split=config.val_split)
     for _ in write_panels(model, splits, config.crops, folder.overlays, num_overlays):
         pass
     return folder.evaluation

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import logging
 from collections.abc import Callable
 from contextlib import closing, nullcontext
 from dataclasses import replace
@@ -25,6 +26,8 @@ from trainers.ranks import Ranks
 from trainers.run_folder import RunFolder
 from trainers.step import train_step
 from trainers.watch import Watch
+
+log = logging.getLogger(__name__)
 
 # All ranks start from one seed and normalise with the same statistics: buffers need no broadcast. torch renamed the option.
 _RENAMED = "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters
@@ -145,20 +148,26 @@ class Training:
             if not value.isfinite().all():
                 raise FloatingPointError(f"step {self.step}: {name} is not finite; lower optim.lr or look at the data")
 
-    def _evaluate(self, watch: Watch, report: Report) -> float:
+    def _evaluate(self, watch: Watch, report: Report) -> float | None:
+        """The score that decides about the best checkpoint, the same on all ranks; None where images were left out, since scores
+        over different images do not compare."""
         model = self.trainer.model
-        matrices = evaluate(model, self.data.val, self.job.data.crops, self.ranks)
-        results = all_scores(model, matrices)
-        watch.log_scores(self.step, results)
+        tallies = evaluate(model, self.data.val, self.job.data.crops, self.ranks)
+        results = all_scores(model, tallies)
+        watch.log_scores(self.step, results, {name: tally.left_out for name, tally in tallies.items()})
         if self.ranks.is_main:
-            images = {name: len(split) for name, split in self.data.val.items()}
-            write_evaluation(self.folder.evaluation, matrices, results, step=self.step, split=self.job.data.val_split, images=images)
+            write_evaluation(self.folder.evaluation, tallies, results, step=self.step, split=self.job.data.val_split)
             panels = write_panels(model, self.data.val, self.job.data.crops, self.folder.overlays, self.job.loop.overlays)
             for name, picture in panels:
                 watch.log_image(self.step, name, picture)
-        score = mean_miou(results)
-        report({"step": float(self.step), "mean_miou": score, **{f"miou/{name}": result.miou for name, result in results.items()}})
-        return score
+        score, left_out = mean_miou(results), sum(tally.left_out for tally in tallies.values())
+        by_dataset = {f"miou/{name}": result.miou for name, result in results.items()}
+        report({"step": float(self.step), "mean_miou": score, "left_out": float(left_out), **by_dataset})
+        if left_out and self.ranks.is_main:
+            images = left_out + sum(tally.images for tally in tallies.values())
+            text = "step %d: the evaluation left out %d of %d images, so this checkpoint cannot be the best one"
+            log.warning(text, self.step, left_out, images)
+        return None if left_out else score
 
     def _state(self, score: float | None) -> dict[str, object]:
         """All that a resumed run needs. The schedule, the data position and the random numbers are functions of the step."""

@@ -1,6 +1,7 @@
 """Pictures for the eye: label maps in their colours over the image, with a legend."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -45,13 +46,14 @@ def write_panels(
     for dataset, split in splits.items():
         view = model.outputs.views[dataset]
         chosen = sorted({(2 * i + 1) * len(split) // (2 * number) for i in range(number)}) if number else []
-        for sample, image, label in read_samples(split, chosen):
-            prediction, truth = predict_image(model, image, {dataset: crops[dataset]})[dataset].cpu().numpy(), view.table[label]
-            title = "prediction"
-            if split.label_space.supervision == "boxes":  # outside of them nothing was learnt, and nothing is scored
-                prediction, title = np.where(truth == IGNORE_INDEX, truth, prediction), "prediction inside the boxes"
-            sheet = panel(image, [prediction, truth], [title, "truth"], view)
-            name = f"{dataset}-{split.key(sample).replace('/', '_')}"
-            write_picture(folder / f"{name}.png", sheet)
-            yield name, np.asarray(sheet)
+        with closing(read_samples(split, chosen)) as read:
+            for sample, image, label in read:
+                prediction, truth = predict_image(model, image, {dataset: crops[dataset]})[dataset].cpu().numpy(), view.table[label]
+                title = "prediction"
+                if split.label_space.supervision == "boxes":  # outside of them nothing was learnt, and nothing is scored
+                    prediction, title = np.where(truth == IGNORE_INDEX, truth, prediction), "prediction inside the boxes"
+                sheet = panel(image, [prediction, truth], [title, "truth"], view)
+                name = f"{dataset}-{split.key(sample).replace('/', '_')}"
+                write_picture(folder / f"{name}.png", sheet)
+                yield name, np.asarray(sheet)
     model.train(was_training)

@@ -101,15 +101,19 @@ class Watch:
         with self.metrics_path.open("a") as file:
             file.write(json.dumps({"step": step, **scalars}) + "\n")
 
-    def log_scores(self, step: int, results: Mapping[str, Scores]) -> None:
+    def log_scores(self, step: int, results: Mapping[str, Scores], left_out: Mapping[str, int]) -> None:
+        """Scores of each dataset, and how many of its images could not be read and are in none of them."""
         if self.writer is None:
             return
-        self.log(step, {f"miou/{name}": result.miou for name, result in results.items()})
+        numbers = {f"left_out/{name}": float(number) for name, number in left_out.items()}
+        self.log(step, {f"miou/{name}": result.miou for name, result in results.items()} | numbers)
         for name, result in results.items():
             for label, iou in zip(result.names, result.iou, strict=True):
                 if not math.isnan(iou):
                     self.writer.add_scalar(f"iou_{name}/{label}", iou, step)
-            print(f"step {step}/{self.loop.steps}  {name}: mIoU {100 * result.miou:.2f}  mPA {100 * result.mpa:.2f}", flush=True)
+            values = f"mIoU {100 * result.miou:.2f}  mPA {100 * result.mpa:.2f}"
+            missing = f"  left out {left_out[name]}" if left_out[name] else ""
+            print(f"step {step}/{self.loop.steps}  {name}: {values}{missing}", flush=True)
 
     def log_pixels(self, step: int, pixels: Mapping[str, Mapping[str, int]]) -> None:
         """Pixels of each class seen so far, by stream."""

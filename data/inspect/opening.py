@@ -126,11 +126,11 @@ class Prepared:
 
     def read(self, split: str, number: int) -> RawSample:
         samples = self.splits[split]
-        key, where = samples.key(number), split
+        key, shard = samples.key(number), samples.shard(number)
+        where = shard.name if shard else split
         try:
-            where = samples.shard(number).name
             sample = samples.read(number)
-        except (InputError, IndexError) as error:
+        except InputError as error:
             return RawSample(key=key, where=where, boxes=NO_BOXES, flaws=(Flaw("picture-unreadable", one_line(error)),))
         return decode_sample(sample, where)
 
