@@ -2,7 +2,7 @@
 
     python -m benchmarks.reader_memory
 
-The shards are hard links to one tar; the index has a row for every sample. Each count is read in a process of its own.
+The shards are hard links to one tar; the index has a row for every sample. Each row of the table is a process of its own.
 """
 
 import argparse
@@ -21,13 +21,18 @@ from data.loader import BatchLoader, StreamSource
 from data.manifest import Manifest
 from data.shards import ShardSplit, shard_name
 from data.store import open_store
-from data.streams import StreamConfig, build_mixture
+from data.streams import RareClassConfig, StreamConfig, build_mixture
 from data.transforms import CropConfig
 from taxomix import main as taxomix
 
 SHARD = 128
 """Samples in each shard."""
 BATCH = 8
+STREAMS = {
+    "plain": StreamConfig(samples=BATCH),
+    "subset": StreamConfig(samples=BATCH, subset="1/2"),
+    "rare_classes": StreamConfig(samples=BATCH, rare_classes=RareClassConfig(min_pixels=100)),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,21 +52,41 @@ class Memory:
             fields[name] = int(value.split()[0]) * 1024
         return cls(anonymous=fields["Anonymous"], file=fields["Rss"] - fields["Anonymous"])
 
+    @property
+    def total(self) -> int:
+        return self.anonymous + self.file
+
+    def more_than(self, before: "Memory") -> str:
+        return f"{(self.anonymous - before.anonymous) / 1e6:.1f}, {(self.file - before.file) / 1e6:.1f}"
+
+
+def forget_peak() -> None:
+    """Let the system count the peak of this process anew: that of its imports is no part of what is measured."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak() -> int:
+    """The most bytes, its own and of files together, that were resident since `forget_peak`."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.reader_memory", description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--shards", nargs="+", type=int, default=[10, 10_000])
+    parser.add_argument("--streams", nargs="+", choices=STREAMS, default=list(STREAMS))
     parser.add_argument("--samples", type=int, default=8000, help="that are read")
     options = parser.parse_args(arguments)
-    print("| shards | samples | MB of index | seconds to open | MB more after opening: own, of files | after reading: own, of files |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    columns = ["shards", "samples", "stream", "MB of index", "seconds to open", "MB more after opening: own, of files"]
+    columns += ["at most until then", "after reading: own, of files"]
+    print(f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}")
     with folder_for(None) as folder:
         shard = write_one_shard(folder)
         for num_shards in options.shards:
             split = link_shards(shard, folder / str(num_shards), num_shards)
-            context = get_context("spawn")
-            with context.Pool(1) as pool:
-                print(pool.apply(read, (split, num_shards, options.samples)))
+            for stream in options.streams:
+                with get_context("spawn").Pool(1) as pool:
+                    print(pool.apply(read, (split, num_shards, stream, options.samples)), flush=True)
 
 
 def write_one_shard(folder: Path) -> Path:
@@ -97,18 +122,19 @@ def link_shards(one: Path, folder: Path, num_shards: int) -> Path:
     return folder
 
 
-def read(folder: Path, num_shards: int, num_samples: int) -> str:
-    """Open the split, draw and read samples of it; one row of the table."""
+def read(folder: Path, num_shards: int, stream: str, num_samples: int) -> str:
+    """Open a stream of the split, draw and read samples of it; one row of the table."""
+    forget_peak()
     before, begin = Memory.now(), time.perf_counter()
     split = ShardSplit(folder, "train")
-    seconds, opened = time.perf_counter() - begin, Memory.now()
-    mixture = build_mixture({"many": StreamConfig(samples=BATCH)}, {"many": split}, {"many": split.label_space.view()}, seed=0)
+    mixture = build_mixture({"many": STREAMS[stream]}, {"many": split}, {"many": split.label_space.view()}, seed=0)
+    seconds, most, opened = time.perf_counter() - begin, peak(), Memory.now()
     loader = BatchLoader(mixture, [StreamSource(dataset="many", split=split, crop=CropConfig(size=(64, 64)))], num_threads=2)
     for batch in loader.batches(0, num_samples // BATCH):
         del batch
     after = Memory.now()
-    cells = [f"{num_shards:,}", f"{len(split):,}", f"{(folder / 'train.arrow').stat().st_size / 1e6:.1f}", f"{seconds:.2f}"]
-    cells += [f"{(now.anonymous - before.anonymous) / 1e6:.1f}, {(now.file - before.file) / 1e6:.1f}" for now in (opened, after)]
+    cells = [f"{num_shards:,}", f"{len(split):,}", stream, f"{(folder / 'train.arrow').stat().st_size / 1e6:.1f}", f"{seconds:.2f}"]
+    cells += [opened.more_than(before), f"{(most - before.total) / 1e6:.1f}", after.more_than(before)]
     return f"| {' | '.join(cells)} |"
 
 

@@ -26,7 +26,7 @@ from data.cache import CacheConfig, CacheFullError, StoppedError
 from data.errors import InputError, UnreadableError
 from data.files import OpenFile, atomic_write
 from data.images import encode_label
-from data.index import INDEX_SCHEMA, MEMBERS, Index, LabelCounts, count_labels, index_row
+from data.index import INDEX_SCHEMA, MEMBERS, Index, Labels, count_labels, index_row
 from data.labels import LabelSpace
 from data.manifest import Manifest, ShardInfo
 from data.prefetch import Shard
@@ -166,7 +166,11 @@ class ShardSplit:
         """All keys, in the order of the index."""
         return self._index.keys()
 
-    def labels(self) -> LabelCounts:
+    def key_order(self) -> np.ndarray:
+        """(len(self),) int32: the samples in the order of their keys."""
+        return self._index.key_order()
+
+    def labels(self) -> Labels:
         """Which native ids each sample holds, and how much of them."""
         return self._index.labels()
 

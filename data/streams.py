@@ -129,10 +129,7 @@ def build_mixture(
 
 
 def _order(name: str, stream: StreamConfig, split: ShardSplit, view: View, seed: int, window: int | None) -> Order:
-    try:
-        rows = None if stream.subset is None else subset_rows(split.keys, stream.subset, seed=stream.subset_seed, rest=stream.rest)
-    except InputError as error:
-        raise InputError(f"data.mix.{name}.{error}") from None
+    rows = _rows(name, stream, split)
     if stream.rare_classes is not None and stream.role not in WITH_LABELS:
         raise InputError(
             f"data.mix.{name}.rare_classes: found on a stream of role {stream.role}, whose labels are not to be used, expected one of "
@@ -143,8 +140,21 @@ def _order(name: str, stream: StreamConfig, split: ShardSplit, view: View, seed:
     rare = stream.rare_classes
     try:
         return RareClassOrder(seed, name, split.labels(), view.table, temperature=rare.temperature, min_pixels=rare.min_pixels, rows=rows)
+    except InputError:  # the index is damaged
+        raise
     except ValueError as error:
         raise InputError(f"data.mix.{name}.rare_classes: {error}; lower min_pixels, or remove rare_classes") from None
+
+
+def _rows(name: str, stream: StreamConfig, split: ShardSplit) -> np.ndarray | None:
+    """The samples of the split that a stream takes; None for all."""
+    if stream.subset is None:
+        return None
+    in_order = split.key_order()
+    try:
+        return subset_rows(in_order, stream.subset, seed=stream.subset_seed, rest=stream.rest)
+    except InputError as error:
+        raise InputError(f"data.mix.{name}.{error}") from None
 
 
 def _shares(streams: Mapping[str, StreamConfig], orders: Mapping[str, Order], quota: QuotaConfig) -> dict[str, int]:

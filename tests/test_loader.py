@@ -26,11 +26,13 @@ def loader(
     num_threads: int = 2,
     max_skipped: int = 0,
     roles: tuple[Role, ...] = ("labelled", "labelled", "labelled"),
+    quotas: tuple[int, ...] = QUOTAS,
+    size: tuple[int, int] = (48, 64),
 ) -> BatchLoader:
     splits = {name: ShardSplit(shards / name, "train") for name in NAMES}
-    streams = {name: StreamConfig(samples=quota, role=role) for name, quota, role in zip(NAMES, QUOTAS, roles, strict=True)}
+    streams = {name: StreamConfig(samples=quota, role=role) for name, quota, role in zip(NAMES, quotas, roles, strict=True)}
     mixture = build_mixture(streams, splits, {name: split.label_space.view() for name, split in splits.items()}, seed=5)
-    sources = [StreamSource(dataset=name, split=split, crop=CropConfig(size=(48, 64))) for name, split in splits.items()]
+    sources = [StreamSource(dataset=name, split=split, crop=CropConfig(size=size)) for name, split in splits.items()]
     return BatchLoader(mixture, sources, rank=rank, world_size=world_size, num_threads=num_threads, max_skipped=max_skipped)
 
 
@@ -89,6 +91,18 @@ def test_200_steps_give_the_same_samples_on_any_number_of_ranks_and_across_resum
             ranks = [
                 loader(shards, rank=rank, world_size=world_size, num_threads=1 + rank % 3).batches(begin, end) for rank in range(world_size)
             ]
+            seen += [undealt(batches) for batches in zip(*ranks, strict=True)]
+        assert seen == whole
+
+
+def test_200_steps_give_the_same_samples_on_8_ranks_and_when_their_number_changes(shards: Path) -> None:
+    """Batches of 8, so that of the smaller streams most ranks have nothing; small crops, since only who gets what is looked at."""
+    small = {"quotas": (3, 4, 1), "size": (32, 32), "num_threads": 1}
+    whole = [(batch.sample_ids, batch.seeds.tolist(), batch.images.sum().item()) for batch in loader(shards, **small).batches(0, 200)]
+    for pieces in ([(0, 200, 8)], [(0, 40, 8), (40, 41, 1), (41, 120, 4), (120, 200, 8)]):
+        seen = []
+        for begin, end, world_size in pieces:
+            ranks = [loader(shards, rank=rank, world_size=world_size, **small).batches(begin, end) for rank in range(world_size)]
             seen += [undealt(batches) for batches in zip(*ranks, strict=True)]
         assert seen == whole
 

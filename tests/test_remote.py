@@ -4,6 +4,7 @@ import signal
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,8 +13,10 @@ from tiny import read_metrics
 
 from data.cache import CacheConfig
 from data.errors import InputError
-from data.loader import BatchLoader, StreamSource
+from data.loader import BATCHES_AHEAD, BatchLoader, StreamSource
+from data.prefetch import Shard
 from data.shards import ShardSplit
+from data.store import RemoteStore
 from data.streams import StreamConfig, build_mixture
 from data.transforms import CropConfig
 from taxomix import main
@@ -33,10 +36,12 @@ def server(shards: Path) -> FaultyServer:
         yield running
 
 
-def loader(root: str | Path, cache: CacheConfig | None = None, *, max_skipped: int = 0, world_size: int = 1, rank: int = 0) -> BatchLoader:
+def loader(
+    root: str | Path, cache: CacheConfig | None = None, *, samples: int = 2, max_skipped: int = 0, world_size: int = 1, rank: int = 0
+) -> BatchLoader:
     splits = {name: ShardSplit(f"{root}/{name}", "train", cache=cache) for name in NAMES}
     views = {name: split.label_space.view() for name, split in splits.items()}
-    mixture = build_mixture({name: StreamConfig(samples=2) for name in NAMES}, splits, views, seed=1, window=4)
+    mixture = build_mixture({name: StreamConfig(samples=samples) for name in NAMES}, splits, views, seed=1, window=4)
     sources = [StreamSource(dataset=name, split=split, crop=CropConfig(size=(32, 48))) for name, split in splits.items()]
     return BatchLoader(mixture, sources, max_skipped=max_skipped, rank=rank, world_size=world_size)
 
@@ -122,3 +127,87 @@ def test_a_store_that_cannot_be_used_is_one_line(
     assert main([*words, f"data.root={server.url('set')}", "data.cache.retry_seconds=1"]) == 2
     assert "disks/train.json" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.fixture
+def bad_keys(server: FaultyServer, shards: Path) -> set[str]:
+    """Keys of three samples of tones that the server has overwritten in part: two neighbours of one shard, and the label of another."""
+    split = ShardSplit(shards / "tones", "train")
+    tars = {info.name: bytearray((shards / "tones" / info.name).read_bytes()) for info in split.manifest.shards}
+    keys = set()
+    for sample, member in ((2, "image"), (3, "image"), (7, "label")):
+        row = split.index.slice(sample, 1).to_pylist()[0]
+        begin = row[f"{member}_offset"]
+        tars[split.manifest.shards[row["shard"]].name][begin : begin + 64] = bytes(range(64))
+        keys.add(row["key"])
+    for name, content in tars.items():
+        server.put(f"set/tones/{name}", bytes(content))
+    return keys
+
+
+def test_what_a_server_has_damaged_is_replaced_alike_on_1_2_and_4_ranks(server: FaultyServer, bad_keys: set[str], tmp_path: Path) -> None:
+    """Every rank on a host of its own, as it were: with a cache of its own."""
+
+    def rank_of(world_size: int, rank: int) -> BatchLoader:
+        cache = CacheConfig(folder=tmp_path / f"{rank} of {world_size}")
+        return loader(server.url("set"), cache, samples=4, max_skipped=3, world_size=world_size, rank=rank)
+
+    expected = substituted(rank_of(1, 0), bad_keys, last=10)
+    for world_size in (1, 2, 4):
+        seen = []
+        for batches in zip(*[rank_of(world_size, rank).batches(0, 10) for rank in range(world_size)], strict=True):
+            ids = [""] * 12
+            for rank, batch in enumerate(batches):
+                ids[rank::world_size] = batch.sample_ids
+            seen.append(ids)
+        assert seen == expected
+
+
+def substituted(loader: BatchLoader, bad_keys: set[str], *, last: int) -> list[list[str]]:
+    """What is to be in each global batch: for a draw of a bad sample that of the next draw of its stream that is good."""
+    batches, num_substitutes = [], 0
+    for step in range(last):
+        ids = []
+        for draw in loader.mixture.draws(step):
+            name, split = loader.mixture.streams[draw.stream].name, loader.sources[draw.stream].split
+            while name == "tones" and split.key(draw.sample) in bad_keys:
+                draw = loader.mixture.draw(draw.stream, draw.number + 1)
+                num_substitutes += 1
+            ids.append(f"{name}/{draw.epoch}/{split.key(draw.sample)}")
+        batches.append(ids)
+    assert num_substitutes >= 12  # three in each of four epochs
+    return batches
+
+
+def test_shards_are_here_before_they_are_read(server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While nobody takes a batch, what fetches ahead brings the shards of all steps, not of those that are being read alone."""
+    remote = loader(server.url("set"), CacheConfig(folder=tmp_path / "cache"), samples=1)
+    being_read = shards_of(remote, 0, 1 + BATCHES_AHEAD)
+    later = shards_of(remote, 0, 10) - being_read
+    assert later
+    opened: list[tuple[str, bool]] = []
+    real_open = RemoteStore.open
+
+    def spying_open(store: RemoteStore, name: str, **options: Any) -> int:
+        opened.append((store.url(name), store.touch(name, size=options["size"])))
+        return real_open(store, name, **options)
+
+    monkeypatch.setattr(RemoteStore, "open", spying_open)
+    batches = remote.batches(0, 10)
+    next(batches)
+    deadline = time.monotonic() + 20
+    while not all(shard.store.touch(shard.name, size=shard.size) for shard in later):
+        assert time.monotonic() < deadline, "nothing fetches ahead"
+        time.sleep(0.02)
+    names = {shard.store.url(shard.name) for shard in later}
+    assert not names & {url for url, _ in opened}  # no thread that reads has asked for one of them
+    assert len(list(batches)) == 9
+    assert {url for url, is_here in opened if url in names and is_here} == names
+    assert not {url for url, is_here in opened if url in names and not is_here}
+    assert all(server.faults.gets[f"set/{url.split('/set/')[1]}"] == 1 for url in names)  # and each was brought once
+
+
+def shards_of(loader: BatchLoader, first: int, last: int) -> set[Shard]:
+    """The shards of the samples that are drawn in these steps."""
+    draws = [draw for step in range(first, last) for draw in loader.mixture.draws(step)]
+    return {loader.sources[draw.stream].split.shard(draw.sample) for draw in draws}

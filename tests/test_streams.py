@@ -4,14 +4,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from data.config import build
 from data.errors import InputError
-from data.index import LabelCounts
+from data.index import Index, LabelCounts, Labels
 from data.mixture import Mixture
 from data.rare import RareClassOrder
 from data.shards import ShardSplit
-from data.streams import FixedQuota, ProportionalQuota, QuotaConfig, RareClassConfig, ReplicateQuota, StreamConfig, TemperatureQuota
+from data.streams import (
+    FixedQuota,
+    ProportionalQuota,
+    QuotaConfig,
+    RareClassConfig,
+    ReplicateQuota,
+    StreamConfig,
+    TemperatureQuota,
+    unsupervised_classes,
+)
 from data.streams import build_mixture as build_mixture_of
 from trainers.config import DataConfig
 
@@ -69,6 +80,14 @@ def test_a_subset_and_its_rest_are_the_whole(splits: dict[str, ShardSplit]) -> N
     drawn = [{draw.sample for step in range(7) for draw in mixture.draws(step) if draw.stream == stream} for stream in (0, 1)]
     assert drawn[0] | drawn[1] == set(range(10))
     assert not drawn[0] & drawn[1]
+    names = {splits["disks"].key(sample) for sample in drawn[0]}
+    assert names == PINNED_SUBSET
+    with pytest.raises(InputError, match=r"data\.mix\.disks\.subset: '11' of 10 samples"):
+        build_mixture(splits, {"disks": StreamConfig(samples=1, subset="11")})
+
+
+PINNED_SUBSET = {"train_01", "train_03", "train_05"}
+"""A change of it would silently change what every run with a subset is trained on."""
 
 
 COUNTS = LabelCounts(
@@ -81,7 +100,7 @@ TABLE = np.array([0, 1, 2, *[255] * 253], np.uint8)
 
 
 def test_rare_classes_are_drawn_as_often_as_the_formula_says() -> None:
-    order = RareClassOrder(0, "x", COUNTS, TABLE, temperature=0.5)
+    order = RareClassOrder(0, "x", [COUNTS], TABLE, temperature=0.5)
     frequency = np.array([90 + 90 + 100 + 97, 10, 3]) / 390
     expected = np.exp((1 - frequency) / 0.5)
     np.testing.assert_allclose(order.probability, expected / expected.sum())
@@ -93,15 +112,74 @@ def test_rare_classes_are_drawn_as_often_as_the_formula_says() -> None:
 
 
 def test_rare_draws_are_a_function_of_their_place_and_keep_to_the_subset() -> None:
-    order = RareClassOrder(0, "x", COUNTS, TABLE, temperature=0.01, rows=np.array([0, 1, 2]))
+    order = RareClassOrder(0, "x", [COUNTS], TABLE, temperature=0.01, rows=np.array([0, 1, 2]))
     assert order.num_samples == 3
     assert {order.sample(1, n) for n in range(50)} == {1}  # the only one with a rare class
     assert [order.sample(4, n) for n in range(20)] == [
-        RareClassOrder(0, "x", COUNTS, TABLE, temperature=0.01, rows=np.array([0, 1, 2])).sample(4, n) for n in range(20)
+        RareClassOrder(0, "x", [COUNTS], TABLE, temperature=0.01, rows=np.array([0, 1, 2])).sample(4, n) for n in range(20)
     ]
-    assert RareClassOrder(0, "x", COUNTS, TABLE, temperature=0.5, min_pixels=4).classes.tolist() == [0, 1]
+    assert RareClassOrder(0, "x", [COUNTS], TABLE, temperature=0.5, min_pixels=4).classes.tolist() == [0, 1]
     with pytest.raises(ValueError, match="no image with 1000 pixels"):
-        RareClassOrder(0, "x", COUNTS, TABLE, temperature=0.5, min_pixels=1000)
+        RareClassOrder(0, "x", [COUNTS], TABLE, temperature=0.5, min_pixels=1000)
+
+
+entries = st.dictionaries(st.integers(0, 11), st.integers(0, 60), max_size=6)
+
+
+@given(
+    samples=st.lists(entries, min_size=1, max_size=20),
+    classes=st.lists(st.sampled_from([0, 1, 2, 3, 255]), min_size=12, max_size=12),
+    chunk=st.integers(1, 25),
+    min_pixels=st.integers(1, 40),
+    data=st.data(),
+)
+def test_rare_classes_some_samples_at_a_time_are_those_of_all_at_once(
+    samples: list[dict[int, int]], classes: list[int], chunk: int, min_pixels: int, data: st.DataObject
+) -> None:
+    """To the last bit."""
+    table = np.array([*classes, *[255] * 244], np.uint8)
+    rows = data.draw(st.none() | st.sets(st.integers(0, len(samples) - 1), min_size=1).map(lambda some: np.array(sorted(some), np.int32)))
+    chunks = [counts_of(samples[first : first + chunk], first) for first in range(0, len(samples), chunk)]
+    expected = rare_all_at_once(counts_of(samples), table, min_pixels, rows)
+    if not len(expected["classes"]):
+        with pytest.raises(ValueError, match="no image with"):
+            RareClassOrder(0, "x", chunks, table, temperature=0.01, min_pixels=min_pixels, rows=rows)
+        return
+    order = RareClassOrder(0, "x", chunks, table, temperature=0.01, min_pixels=min_pixels, rows=rows)
+    found = {"classes": order.classes, "starts": order._starts, "num_images": order.num_images}
+    found |= {"samples": order._samples, "probability": order.probability}
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+        assert found[name].dtype == value.dtype
+    assert order.num_samples == (len(samples) if rows is None else len(rows))
+
+
+def counts_of(samples: list[dict[int, int]], first: int = 0) -> LabelCounts:
+    return LabelCounts(
+        first=first,
+        starts=np.cumsum([0, *map(len, samples)]).astype(np.int32),
+        ids=np.array([native_id for sample in samples for native_id in sample], np.uint8),
+        pixels=np.array([pixels for sample in samples for pixels in sample.values()], np.int64),
+    )
+
+
+def rare_all_at_once(counts: LabelCounts, table: np.ndarray, min_pixels: int, rows: np.ndarray | None) -> dict[str, np.ndarray]:
+    """What a RareClassOrder of temperature 0.01 holds, by sorting all entries of all samples together."""
+    num_samples = len(counts.starts) - 1
+    samples = np.repeat(np.arange(num_samples), np.diff(counts.starts))
+    classes = table[counts.ids].astype(np.int64)
+    takes_part = (classes != 255) & (True if rows is None else np.isin(samples, rows))
+    places, where = np.unique((classes * num_samples + samples)[takes_part], return_inverse=True)
+    totals = np.bincount(where, weights=counts.pixels[takes_part].astype(np.float64))
+    of_class, images = np.divmod(places[totals >= min_pixels], num_samples)
+    classes, starts, num_images = np.unique(of_class, return_index=True, return_counts=True)
+    if not len(classes):
+        return {"classes": classes}
+    frequency = np.bincount(places // num_samples, weights=totals, minlength=256)
+    rarity = 1 - frequency[classes] / frequency.sum()
+    weights = np.exp((rarity - rarity.max()) / 0.01)
+    probability = weights / weights.sum()
+    return {"classes": classes, "starts": starts, "num_images": num_images, "samples": images.astype(np.int32), "probability": probability}
 
 
 def test_rare_classes_in_a_mix(splits: dict[str, ShardSplit]) -> None:
@@ -112,13 +190,40 @@ def test_rare_classes_in_a_mix(splits: dict[str, ShardSplit]) -> None:
         build_mixture(splits, {"disks": StreamConfig(samples=2, rare_classes=RareClassConfig(min_pixels=9000000))})
 
 
-def test_label_counts_add_up(splits: dict[str, ShardSplit]) -> None:
-    counts = splits["disks"].labels()
+@pytest.mark.parametrize("chunk", [3, 10, 8192])
+def test_label_counts_add_up(splits: dict[str, ShardSplit], chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Labels, "CHUNK", chunk)
     rows = splits["disks"].index.to_pylist()
-    expected = np.zeros(256, np.int64)
-    for row in rows:
-        expected[row["label_ids"]] += row["label_pixels"]
-    assert counts.total().tolist() == expected.tolist()
+    expected = np.zeros((10, 256), np.int64)
+    for sample, row in enumerate(rows):
+        expected[sample, row["label_ids"]] += row["label_pixels"]
+    labels = splits["disks"].labels()
+    assert labels.total().tolist() == expected.sum(axis=0).tolist()
+    assert [counts.first for counts in labels] == list(range(0, 10, chunk))
+    identity = np.arange(256, dtype=np.uint8)
+    seen = np.concatenate([counts.by_class(identity).T for counts in labels])
+    assert seen.tolist() == expected[:, : seen.shape[1]].tolist()
+
+
+def test_a_damaged_index_is_told_as_such(splits: dict[str, ShardSplit], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not as too many min_pixels."""
+
+    def damaged(self: Index, first: int, number: int) -> LabelCounts:
+        raise self._damaged("bits fell over")
+
+    monkeypatch.setattr(Index, "label_counts", damaged)
+    with pytest.raises(InputError, match=r"train\.arrow: the index is damaged \(bits fell over\); run `taxomix prepare"):
+        build_mixture(splits, {"disks": StreamConfig(samples=2, rare_classes=RareClassConfig())})
+    with pytest.raises(InputError, match="bits fell over"):
+        unsupervised_classes(splits["disks"].label_space.view(), [splits["disks"]])
+
+
+def test_classes_without_a_pixel_are_found(splits: dict[str, ShardSplit], monkeypatch: pytest.MonkeyPatch) -> None:
+    view = splits["disks"].label_space.view()
+    assert unsupervised_classes(view, [splits["disks"]]) == []
+    alone = LabelCounts(starts=np.array([0, 1]), ids=np.array([1], np.uint8), pixels=np.array([5]))
+    monkeypatch.setattr(Labels, "__iter__", lambda self: iter([alone]))
+    assert unsupervised_classes(view, [splits["disks"]]) == ["ground", "blue"]
 
 
 MIX = {"root": "x", "crop": {"size": [64, 64]}}
