@@ -9,13 +9,14 @@ import argparse
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
 import pyarrow as pa
 
 from benchmarks.drawn import PictureSet, draw_picture, folder_for, write_meta
+from benchmarks.process import Memory, forget_peak, peak
 from data.index import read_index, write_index
 from data.loader import BatchLoader, StreamSource
 from data.manifest import Manifest
@@ -33,42 +34,6 @@ STREAMS = {
     "subset": StreamConfig(samples=BATCH, subset="1/2"),
     "rare_classes": StreamConfig(samples=BATCH, rare_classes=RareClassConfig(min_pixels=100)),
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Memory:
-    """Resident bytes of a process."""
-
-    anonymous: int
-    """Its own: what it would need swap for."""
-    file: int
-    """Pages of files (libraries, the mapped index) that the system may drop and read again."""
-
-    @classmethod
-    def now(cls) -> "Memory":
-        fields = {}
-        for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]:
-            name, value = line.split(":")
-            fields[name] = int(value.split()[0]) * 1024
-        return cls(anonymous=fields["Anonymous"], file=fields["Rss"] - fields["Anonymous"])
-
-    @property
-    def total(self) -> int:
-        return self.anonymous + self.file
-
-    def more_than(self, before: "Memory") -> str:
-        return f"{(self.anonymous - before.anonymous) / 1e6:.1f}, {(self.file - before.file) / 1e6:.1f}"
-
-
-def forget_peak() -> None:
-    """Let the system count the peak of this process anew: that of its imports is no part of what is measured."""
-    Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak() -> int:
-    """The most bytes, its own and of files together, that were resident since `forget_peak`."""
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
