@@ -132,7 +132,7 @@ def run_steps(rank: int, world_size: int, out: dict[str, Tensor]) -> None:
     torch.manual_seed(0)
     space = LabelSpace(name="some", labels=tuple(Label(id=i, name=str(i), color=(i, i, i)) for i in range(4)))
     views = {"a": space.view(), "b": space.view()}
-    model = build_model(SwiftNetConfig(name="swiftnet_rn18"), MultiHeadConfig(name="multihead"), views)
+    model = build_model(SwiftNetConfig(name="swiftnet"), MultiHeadConfig(name="multihead"), views)
     trainer: nn.Module = FlatTrainer(model, FlatConfig(name="flat", weights={"b": 0.3})).double()
     trainer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     losses = trainer

@@ -45,7 +45,7 @@ def splits(shards: Path) -> dict[str, ShardSplit]:
 def model(splits: dict[str, ShardSplit]) -> SegmentationModel:
     torch.manual_seed(1)
     views = {name: split.label_space.view() for name, split in splits.items()}
-    return build_model(SwiftNetConfig(name="swiftnet_rn18"), MultiHeadConfig(name="multihead"), views)
+    return build_model(SwiftNetConfig(name="swiftnet"), MultiHeadConfig(name="multihead"), views)
 
 
 CROP = CropConfig(size=(64, 64))
@@ -103,7 +103,7 @@ class Shown(SwiftNet):
     """A network that keeps what it is shown."""
 
     def __init__(self) -> None:
-        super().__init__(SwiftNetConfig(name="swiftnet_rn18"))
+        super().__init__(SwiftNetConfig(name="swiftnet"))
         self.pictures: list[torch.Tensor] = []
 
     def forward(self, images: torch.Tensor) -> Features:

@@ -1,9 +1,11 @@
 """The networks, by the name that `model.name` has in a config."""
 
 from models.networks.base import Network
+from models.networks.deeplab import DeepLabV2, DeepLabV2Config
+from models.networks.dilated_resnet import DilatedResNet50, DilatedResNet50Config
 from models.networks.swiftnet import SwiftNet, SwiftNetConfig
 
-NetworkConfig = SwiftNetConfig
+NetworkConfig = SwiftNetConfig | DeepLabV2Config | DilatedResNet50Config
 
 
 def build_network(config: NetworkConfig) -> Network:
@@ -11,3 +13,7 @@ def build_network(config: NetworkConfig) -> Network:
     match config:
         case SwiftNetConfig():
             return SwiftNet(config)
+        case DeepLabV2Config():
+            return DeepLabV2(config)
+        case DilatedResNet50Config():
+            return DilatedResNet50(config)

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -65,7 +66,12 @@ class Network(nn.Module, ABC):
     @staticmethod
     def upsample(logits: Tensor, decoded: Features, size: tuple[int, int]) -> Tensor:
         """Logits (N, K, h, w) to (N, K, *size); `decoded` are the decoder's features of the same images."""
-        return resize(logits, size)
+        return resize_logits(logits, size)
+
+
+def resize_logits(logits: Tensor, size: tuple[int, int], *, align_corners: bool = False) -> Tensor:
+    """As `resize`, in float32 under autocast too: a loss takes float32 anyway, and equal roundings blur where classes meet."""
+    return resize(logits.to(torch.promote_types(logits.dtype, torch.float32)), size, align_corners=align_corners)
 
 
 def resize(x: Tensor, size: tuple[int, int], *, align_corners: bool = False) -> Tensor:

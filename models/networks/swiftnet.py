@@ -1,7 +1,4 @@
-"""SwiftNet, single scale (Oršić et al. 2019; the network of paper 000, section 2.5), as in the authors' code.
-
-Shape suffixes of the comments: N images, H x W pixels.
-"""
+"""SwiftNet, single scale (Oršić et al. 2019; the network of paper 000, section 2.5), as in the authors' code."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,20 +6,38 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models import ResNet, resnet18
-from torchvision.models.resnet import BasicBlock
 
-from models.networks.base import Features, FirstMap, Network, NetworkConfigBase, resize
+from data.errors import FieldError
+from models.networks.base import IMAGENET, Features, FirstMap, Network, NetworkConfigBase, Normalisation, resize
+from models.networks.encoders import ResNetEncoder, build_encoder, check_encoder
 
 DECODER_CHANNELS = 128
-SPP_GRIDS = (8, 4, 2)
-"""The code declares (8, 4, 2, 1) and uses the first three; the published 11.8 M parameters have three."""
 SPP_BN_MOMENTUM = 0.005
+NORMALISATIONS = {"imagenet": IMAGENET, "cityscapes": Normalisation(mean=(73.15, 82.90, 72.3), std=(47.67, 48.49, 47.73))}
 
 
 @dataclass(frozen=True, kw_only=True)
 class SwiftNetConfig(NetworkConfigBase):
-    name: Literal["swiftnet_rn18"]
+    """SwiftNet on any torchvision ResNet or ConvNeXt."""
+
+    name: Literal["swiftnet"]
+
+    encoder: str = "resnet18"
+    """torchvision's name of the encoder: resnet18 and resnet34 are the published ones; also resnet50..152, resnext*, wide_resnet*,
+    convnext_*."""
+
+    spp_grids: tuple[int, ...] = (8, 4, 2)
+    """Rows of the grids of the pyramid's levels. The text has four levels, 8, 4, 2 and 1; the code declares those and uses the
+    first three, and the published 11.8 M parameters and scores are of three."""
+
+    normalise: Literal["imagenet", "cityscapes"] = "imagenet"
+    """Statistics that images are normalised by: of ImageNet, or of Cityscapes, as the official configs have it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_encoder(self.encoder)
+        if not 1 <= len(self.spp_grids) <= DECODER_CHANNELS or min(self.spp_grids) < 1:
+            raise FieldError("spp_grids", f"{list(self.spp_grids)} found, expected numbers of rows such as [8, 4, 2]; mend them")
 
 
 def _unit(in_channels: int, out_channels: int, kernel: int, *, momentum: float = 0.1) -> nn.Sequential:
@@ -34,49 +49,23 @@ def _unit(in_channels: int, out_channels: int, kernel: int, *, momentum: float =
     )
 
 
-class ResNetEncoder(nn.Module):
-    """The trunk of a torchvision ResNet of basic blocks; gives the sums of the last block of each layer *before* their ReLU."""
-
-    def __init__(self, resnet: ResNet) -> None:
-        super().__init__()
-        # torchvision's names, so that its weights load as they are.
-        self.conv1, self.bn1, self.maxpool = resnet.conv1, resnet.bn1, resnet.maxpool
-        self.layer1, self.layer2, self.layer3, self.layer4 = resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4
-
-    def forward(self, images: Tensor) -> Features:
-        """(N, 3, H, W) float32 to four maps: (N, 64, H/4, W/4), (N, 128, H/8, W/8), (N, 256, H/16, W/16), (N, 512, H/32, W/32)."""
-        x: Tensor = self.maxpool(F.relu(self.bn1(self.conv1(images))))
-        features = []
-        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = layer[:-1](x)
-            before_relu = _without_last_relu(layer[-1], x)
-            features.append(before_relu)
-            x = F.relu(before_relu)
-        return tuple(features)
-
-
-def _without_last_relu(block: BasicBlock, x: Tensor) -> Tensor:
-    shortcut = x if block.downsample is None else block.downsample(x)
-    out: Tensor = block.bn2(block.conv2(F.relu(block.bn1(block.conv1(x)))))
-    return out + shortcut
-
-
 class SpatialPyramidPooling(nn.Module):
-    """Pools on grids of 8, 4 and 2 rows, as many columns as the shape of the map asks for, and fuses them with the map."""
+    """Pools on grids of so many rows, as many columns as the shape of the map asks for, and fuses them with the map."""
 
-    def __init__(self, in_channels: int) -> None:
+    def __init__(self, in_channels: int, grids: tuple[int, ...]) -> None:
         super().__init__()
-        level_channels = DECODER_CHANNELS // len(SPP_GRIDS)
+        self.grids = grids
+        level_channels = DECODER_CHANNELS // len(grids)
         self.reduce = _unit(in_channels, DECODER_CHANNELS, 1, momentum=SPP_BN_MOMENTUM)
-        self.levels = nn.ModuleList(_unit(DECODER_CHANNELS, level_channels, 1, momentum=SPP_BN_MOMENTUM) for _ in SPP_GRIDS)
-        fused = DECODER_CHANNELS + len(SPP_GRIDS) * level_channels
+        self.levels = nn.ModuleList(_unit(DECODER_CHANNELS, level_channels, 1, momentum=SPP_BN_MOMENTUM) for _ in grids)
+        fused = DECODER_CHANNELS + len(grids) * level_channels
         self.fuse = _unit(fused, DECODER_CHANNELS, 1, momentum=SPP_BN_MOMENTUM)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.reduce(x)
         height, width = x.shape[2:]
         maps = [x]
-        for rows, level in zip(SPP_GRIDS, self.levels, strict=True):
+        for rows, level in zip(self.grids, self.levels, strict=True):
             pooled = F.adaptive_avg_pool2d(x, (rows, max(1, round(width / height * rows))))
             maps.append(resize(level(pooled), (height, width)))
         return self.fuse(torch.cat(maps, dim=1))
@@ -98,10 +87,11 @@ class Upsample(nn.Module):
 class Decoder(nn.Module):
     """Pyramid and ladder, up to the last BN and ReLU before the logits: (N, 128, H/4, W/4)."""
 
-    def __init__(self) -> None:
+    def __init__(self, channels: tuple[int, ...], grids: tuple[int, ...]) -> None:
         super().__init__()
-        self.pyramid = SpatialPyramidPooling(512)
-        self.ladder = nn.ModuleList([Upsample(256), Upsample(128), Upsample(64)])
+        *skips, deepest = channels
+        self.pyramid = SpatialPyramidPooling(deepest, grids)
+        self.ladder = nn.ModuleList(Upsample(skip) for skip in reversed(skips))
         self.last = nn.Sequential(nn.BatchNorm2d(DECODER_CHANNELS), nn.ReLU())
         _initialise(self)
 
@@ -114,19 +104,24 @@ class Decoder(nn.Module):
 
 
 class SwiftNet(Network):
-    """With one classifier of 19 classes the network has 11,797,071 parameters, 11,176,512 of them here in the encoder."""
+    """With a ResNet-18 and one classifier of 19 classes it has 11,797,071 parameters, 11,176,512 of them in the encoder."""
 
     def __init__(self, config: SwiftNetConfig) -> None:
         super().__init__()
-        self.encoder = ResNetEncoder(resnet18(weights=None))
-        _initialise(self)
+        self.encoder = build_encoder(config.encoder)
+        if isinstance(self.encoder, ResNetEncoder):
+            _initialise(self.encoder)  # a ConvNeXt keeps torchvision's own: its depthwise convolutions want another
+        self.spp_grids = config.spp_grids
+        self.normalisation = NORMALISATIONS[config.normalise]
+        self.divisor = self.encoder.divisor
 
     def forward(self, images: Tensor) -> Features:
+        """Four maps of 1/4, 1/8, 1/16 and 1/32, before their ReLU; of a ResNet-18 with 64, 128, 256 and 512 channels."""
         features: Features = self.encoder(images)
         return features
 
     def make_decoder(self, num_classes: int) -> nn.Module:
-        return Decoder()
+        return Decoder(self.encoder.channels, self.spp_grids)
 
     def make_classifier(self, num_classes: int) -> nn.Module:
         return FirstMap(nn.Conv2d(DECODER_CHANNELS, num_classes, 1))
