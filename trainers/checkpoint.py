@@ -25,13 +25,13 @@ class Checkpoints:
 
     def save(self, state: dict[str, Any], step: int, *, keep: int, best: bool) -> Path:
         """Write `state` as the checkpoint of `step`, atomically, as the best one too if `best`; keep the newest `keep`."""
-        path = self._path(step)
+        path = self.path(step)
         with atomic_write(path) as file:
             torch.save(state, file)
         if best:
             self.keep_as_best(step)
         for old in self.steps()[:-keep]:
-            self._path(old).unlink(missing_ok=True)
+            self.path(old).unlink(missing_ok=True)
         return path
 
     def keep_as_best(self, step: int) -> None:
@@ -39,9 +39,9 @@ class Checkpoints:
         temporary = self.folder / f".{BEST}.{os.getpid()}.tmp"
         temporary.unlink(missing_ok=True)
         try:
-            os.link(self._path(step), temporary)
+            os.link(self.path(step), temporary)
         except OSError:
-            shutil.copyfile(self._path(step), temporary)
+            shutil.copyfile(self.path(step), temporary)
         os.replace(temporary, self.folder / BEST)
         sync_folder(self.folder)
 
@@ -60,7 +60,7 @@ class Checkpoints:
         steps = self.steps()
         for step in reversed(steps):
             try:
-                return load_checkpoint(self._path(step))
+                return load_checkpoint(self.path(step))
             except InputError as error:
                 log.warning("%s; trying the one before", error)
         if steps:
@@ -71,7 +71,7 @@ class Checkpoints:
         """Remove what a resumed run must not take for its own: damaged checkpoints of later steps, and unfinished files."""
         for later in self.steps():
             if later > step:
-                self._path(later).unlink()
+                self.path(later).unlink()
         for unfinished in self.folder.glob(".*.tmp"):
             unfinished.unlink()
 
@@ -89,7 +89,8 @@ class Checkpoints:
             raise InputError(f"{self.folder}: no checkpoint found, expected the run to have been trained; give the folder of a run")
         return state
 
-    def _path(self, step: int) -> Path:
+    def path(self, step: int) -> Path:
+        """Of the checkpoint of `step`."""
         return self.folder / f"step-{step:08d}.pt"
 
 

@@ -18,6 +18,7 @@ from models.model import SegmentationModel, build_model
 from trainers.config import DataConfig, JobConfig
 from trainers.flat import FlatTrainer
 from trainers.ranks import Ranks
+from trainers.weights import check_weights
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +100,10 @@ def find_problems(job: JobConfig, data: JobData) -> Iterator[str]:
     """All that keeps `job` from running, each a line with its remedy; `train` and `plan` ask the same questions."""
     try:
         data.mixture.check_world_size(job.cluster.world_size)
+    except InputError as error:
+        yield str(error)
+    try:
+        check_weights(job, data.views)
     except InputError as error:
         yield str(error)
     for name, stream in job.data.streams.items():

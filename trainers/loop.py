@@ -26,6 +26,7 @@ from trainers.ranks import Ranks
 from trainers.run_folder import RunFolder
 from trainers.step import train_step
 from trainers.watch import Watch
+from trainers.weights import start_from_weights
 
 log = logging.getLogger(__name__)
 
@@ -69,10 +70,12 @@ class Training:
         """Pixels of each native id that this rank has trained on, by stream; the main rank's hold what a checkpoint counted."""
 
     def resume(self) -> None:
-        """Go on from the last whole checkpoint of the run, if there is one."""
+        """Go on from the last whole checkpoint of the run, if there is one; a fresh run starts from `model.weights`."""
         state = self.folder.checkpoints.load_last()
         self.ranks.agree(-1 if state is None else state["step"], "last checkpoint")
         if state is None:
+            if self.job.model.weights is not None:
+                start_from_weights(self.job, self.trainer.model, self.ranks)
             return
         check_same_data(state, self.job, self.data)
         self.trainer.load_state_dict(state["model"])

@@ -10,6 +10,7 @@ from rich.table import Table
 from data.mixture import Mixture
 from trainers.config import JobConfig
 from trainers.job import JobData, build_trainer, find_problems, open_data, untaught
+from trainers.weights import check_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,14 +58,15 @@ def make_plan(job: JobConfig) -> Plan:
     data = open_data(job.data, seed=job.seed)
     world_size = job.cluster.world_size
     model = build_trainer(job, data.views, torch.device("meta")).model
+    problems = tuple(find_problems(job, data))
     return Plan(
         steps=job.loop.steps,
         world_size=world_size,
         batch_size=data.mixture.batch_size,
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         streams=tuple(_stream_plan(job, data, number, world_size) for number in range(len(data.train))),
-        problems=tuple(find_problems(job, data)),
-        notes=tuple(_notes(job, data)),
+        problems=problems,
+        notes=(*_notes(job, data), *(() if problems else _weights_notes(job, data))),
     )
 
 
@@ -79,6 +81,13 @@ def _notes(job: JobConfig, data: JobData) -> Iterator[str]:
         if split.is_remote and job.data.streams[name].rare_classes is not None:
             gigabytes = sum(shard.bytes for shard in split.manifest.shards) / 1e9
             yield f"{name}: rare_classes draws from all shards at any time, so data.cache.max_gb has to hold its {gigabytes:.3g} GB"
+
+
+def _weights_notes(job: JobConfig, data: JobData) -> Iterator[str]:
+    report = check_weights(job, data.views)
+    if report is not None:
+        yield f"model.weights: {report.summary}"
+        yield from (f"model.weights: {note}" for note in report.notes)
 
 
 def _stream_plan(job: JobConfig, data: JobData, number: int, world_size: int) -> StreamPlan:

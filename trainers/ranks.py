@@ -28,6 +28,20 @@ class Ranks:
             dist.all_reduce(values)
         return values
 
+    def text_of_main(self, text: str) -> str:
+        """The main rank's `text`, on every rank."""
+        box = [text]
+        if self.world_size > 1:
+            dist.broadcast_object_list(box, device=self.device)
+        return box[0]
+
+    def copy_from_main(self, values: Tensor) -> None:
+        """Make `values` those of the main rank, in place, on every rank."""
+        if self.world_size > 1:
+            dense = values.contiguous()  # of whatever memory format it is
+            dist.broadcast(dense, src=0)
+            values.copy_(dense)
+
     def barrier(self) -> None:
         if self.world_size > 1:
             dist.barrier()

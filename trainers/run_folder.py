@@ -1,6 +1,6 @@
 """The folder of a run: what lies where, the config it was started with, and that one process at a time uses it.
 
-config.yaml  checkpoints/  tensorboard/  metrics.jsonl  evaluation.json  shares.json  overlays/
+config.yaml  weights.txt  checkpoints/  tensorboard/  metrics.jsonl  evaluation.json  shares.json  overlays/
 """
 
 import fcntl
@@ -31,6 +31,8 @@ class RunFolder:
         self.evaluation = path / "evaluation.json"
         self.shares = path / "shares.json"
         """What of each stream has been trained on."""
+        self.weights = path / "weights.txt"
+        """What of `model.weights` was loaded."""
         self.overlays = path / "overlays"
         self.failure = path / ".failure"
         """What a worker that must not be started again died of."""

@@ -1,7 +1,9 @@
 """The interface of networks: an encoder that all datasets share, and the parts behind it, made anew for each that needs its own."""
 
+import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +28,11 @@ IMAGENET = Normalisation(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.
 """What torchvision's weights were trained with."""
 
 
+def names_imagenet(weights: str) -> bool:
+    """Whether `weights` is `imagenet` or a name that torchvision could have for weights, and not a path."""
+    return re.fullmatch(r"imagenet\w*", weights, re.IGNORECASE) is not None
+
+
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfigBase:
     """The keys that every network has."""
@@ -34,7 +41,15 @@ class NetworkConfigBase:
     """Factor by which pictures are resized before the network sees them, in training and afterwards; logits are brought back
     to the size of the picture. Below 1 a crop holds more of the scene, and everything is faster."""
 
+    weights: str | None = None
+    """What a fresh training starts from: `imagenet`, or torchvision's name of its weights of the encoder such as IMAGENET1K_V2; a file
+    of weights; the folder of a run, whose best checkpoint is taken, or else its last. null: from scratch. docs/models.md says more."""
+
     def __post_init__(self) -> None:
+        if self.weights is not None and "://" in self.weights:
+            raise FieldError("weights", f"{self.weights} found, expected a name, a file or the folder of a run; download it, give the file")
+        if self.weights is not None and not names_imagenet(self.weights):
+            object.__setattr__(self, "weights", str(Path(self.weights).expanduser().absolute()))  # workers run in folders of their own
         if not 0.1 <= self.input_scale <= 4:
             raise FieldError("input_scale", f"{self.input_scale} found, expected a factor in 0.1..4; mend it")
 

@@ -103,3 +103,12 @@ def _initialise(module: nn.Module) -> None:
             nn.init.normal_(part.weight, std=0.01)
         if isinstance(part, nn.BatchNorm2d):
             part.requires_grad_(False)  # scale and offset alone: running statistics are no parameters
+
+
+def official_deeplab_key(key: str) -> str | None:
+    """A key of the official state dicts (of ClassMix, DACS, AdaptSegNet) to ours: `encoder....` of the network, `classifier....` of
+    what `make_classifier` gives. The first weights of that family, of COCO, have `Scale.` in front. None for other keys."""
+    key = key.removeprefix("Scale.")
+    if key.startswith("layer5.conv2d_list."):
+        return key.replace("layer5.conv2d_list.", "classifier.branches.")
+    return f"encoder.{key}" if key.startswith(("conv1.", "bn1.", "layer")) else None

@@ -1,5 +1,6 @@
 """SwiftNet, single scale (Oršić et al. 2019; the network of paper 000, section 2.5), as in the authors' code."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -131,3 +132,25 @@ def _initialise(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+
+
+_OFFICIAL_PARTS: tuple[tuple[str, str], ...] = (
+    (r"backbone\.((?:conv1|bn1|layer\d)\..+)", r"encoder.\1"),
+    (r"backbone\.spp\.spp\.spp_bn\.(.+)", r"decoder.pyramid.reduce.\1"),
+    (r"backbone\.spp\.spp\.spp(\d+)\.(.+)", r"decoder.pyramid.levels.\1.\2"),
+    (r"backbone\.spp\.spp\.spp_fuse\.(.+)", r"decoder.pyramid.fuse.\1"),
+    (r"backbone\.upsample\.(\d+)\.bottleneck\.(.+)", r"decoder.ladder.\1.skip.\2"),
+    (r"backbone\.upsample\.(\d+)\.blend_conv\.(.+)", r"decoder.ladder.\1.blend.\2"),
+    (r"logits\.norm\.(.+)", r"decoder.last.0.\1"),
+    (r"logits\.conv\.(.+)", r"classifier.module.\1"),
+)
+
+
+def official_swiftnet_key(key: str) -> str | None:
+    """A key of the official state dicts (orsic/swiftnet, single scale) to ours: `encoder....` of the network, `decoder....` of what
+    `make_decoder` gives and `classifier....` of what `make_classifier` gives. None for a key that they do not have."""
+    for pattern, ours in _OFFICIAL_PARTS:
+        if match := re.fullmatch(pattern, key):
+            # A unit is BN, ReLU, convolution, in that order.
+            return re.sub(r"\.conv\.(\w+)$", r".2.\1", match.expand(ours).replace(".norm.", ".0."))
+    return None
