@@ -35,8 +35,8 @@ def ray_cluster() -> Iterator[RayCluster]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    # Unix sockets allow 107 characters, and pytest's folders are long.
-    with tempfile.TemporaryDirectory(prefix="ray-") as folder:
+    # Unix sockets allow 107 characters, and pytest's folders are long. Ray may still write as its folder is removed.
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
         environment = {
             **os.environ,
             "RAY_AUTH_MODE": "token",
