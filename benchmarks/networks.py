@@ -90,7 +90,7 @@ class Neighbour(Network):
     def make_decoder(self, num_classes: int) -> nn.Module:
         return nn.Identity()
 
-    def make_classifier(self, num_classes: int) -> nn.Module:
+    def make_classifier(self, decoder: nn.Module, num_classes: int) -> nn.Module:
         return FirstMap(nn.Identity())
 
 
@@ -131,7 +131,7 @@ class Subject:
         self.case, self.device = case, torch.device(case.device)
         torch.manual_seed(0)
         views = {str(number): view(CLASSES[number]) for number in range(case.num_datasets)}
-        config = build(MultiHeadConfig, {"name": "multihead"} | ({} if case.decoder == "shared" else {"decoder": case.decoder}))
+        config = build(MultiHeadConfig, {"name": "multihead", "decoder": case.decoder})
         neighbours = dict(NEIGHBOURS.values())
         if case.network in neighbours:
             neighbour = Neighbour(neighbours[case.network]())

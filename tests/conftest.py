@@ -1,8 +1,10 @@
 """Small datasets, made on the spot: every test is free of network, GPU and data of the outside."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from hypothesis import settings
 from tiny import DISKS, TINY_JOB, FolderMaker, write_folder
@@ -47,3 +49,12 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_job(shards: Path, tmp_path: Path) -> list[str]:
     """The words of a job of some seconds over `shards`, its runs below tmp_path/runs."""
     return ["train", *TINY_JOB, f"data.root={shards}", f"run.dir={tmp_path / 'runs'}"]
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """On images this small threads wait for each other longer than they work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

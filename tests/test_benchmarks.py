@@ -41,6 +41,15 @@ def test_input_pipeline_prints_every_contestant(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(180)
+def test_output_losses_prints_every_space() -> None:
+    printed = run("output_losses", "--shape", "1", "16", "32", "--rounds", "1")
+    rows = [line for line in printed.splitlines() if line.startswith("| channels")]
+    assert len(rows) == 12
+    for name in ("plain cross entropy", "multihead", "concat", "universal, sets", "hierarchy"):
+        assert sum(name in row for row in rows) == 2
+
+
+@pytest.mark.timeout(180)
 def test_reader_memory_and_prepare_speed_print_their_rows() -> None:
     rows = cells(run("reader_memory", "--shards", "2", "5", "--samples", "64"))
     assert (rows["2"][0], rows["5"][0]) == ("256", "640")

@@ -22,7 +22,7 @@ from data.config import build
 from data.labels import Label, LabelSpace
 from data.shards import ShardSplit
 from data.types import Batch
-from models.batchnorm import CpuSyncBatchNorm, synchronise_batchnorm
+from models.batchnorm import GlobalBatchNorm2d, synchronise_batchnorm
 from models.model import build_model
 from models.networks.swiftnet import SwiftNetConfig
 from models.outputs.multihead import MultiHeadConfig
@@ -73,7 +73,7 @@ def batchnorm_case() -> tuple[nn.Module, Tensor, Tensor]:
 def run_batchnorm(rank: int, world_size: int, out: dict[str, Tensor]) -> None:
     module, x, upstream = batchnorm_case()
     synchronise_batchnorm(module, CPU)
-    assert type(module[0]) is CpuSyncBatchNorm
+    assert type(module[0]) is GlobalBatchNorm2d
     # Uneven shares: rank 0 has three samples, rank 1 one; in a second call rank 1 has none.
     for call, bounds in enumerate(([0, 3, 4], [0, 4, 4])):
         share = slice(bounds[rank], bounds[rank + 1])

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import head_of
 from torch import Tensor, nn
 
 from data.errors import InputError
@@ -34,6 +35,8 @@ from models.outputs.multihead import MultiHeadConfig
 from taxomix import main
 from trainers.evaluation import all_scores, evaluate
 from trainers.ranks import Ranks
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SHARED = Path(os.environ.get("TAXOMIX_DATA", Path(__file__).parents[2] / "shared" / "data"))
 CAMVID = SHARED / "camvid11"
@@ -142,7 +145,7 @@ def official_erfnet_keys() -> Iterator[str]:
 
 
 def our_keys(network: nn.Module, num_classes: int) -> set[str]:
-    parts = {"decoder": network.make_decoder(num_classes), "classifier": network.make_classifier(num_classes)}
+    parts = dict(zip(("decoder", "classifier"), head_of(network, num_classes), strict=True))
     return {*network.state_dict(), *(f"{part}.{key}" for part, module in parts.items() for key in module.state_dict())}
 
 
@@ -203,13 +206,9 @@ def test_the_width_of_the_decoder_of_espnet_may_be_chosen() -> None:
         replace(ESPNET, q=0)
 
 
-@pytest.mark.parametrize("decoders_first", [True, False])
-def test_decoders_of_espnet_of_their_own_have_classifiers_of_their_width(decoders_first: bool) -> None:
+def test_decoders_of_espnet_of_their_own_have_classifiers_of_their_width() -> None:
     network, counts = ESPNet(ESPNET).eval(), (7, 2, 19)
-    if decoders_first:
-        pairs = list(zip([network.make_decoder(c) for c in counts], [network.make_classifier(c) for c in counts], strict=True))
-    else:
-        pairs = [(network.make_decoder(c), network.make_classifier(c)) for c in counts]
+    pairs = [head_of(network, c) for c in counts]
     features = network(torch.randn(1, 3, 32, 32))
     assert [classifier(decoder.eval()(features)).shape[1] for decoder, classifier in pairs] == list(counts)
 
@@ -396,7 +395,8 @@ def test_guided_networks_begin_as_bilinear_ones_and_learn_to_differ(config: GUNe
     network = build_network(config).train()
     features = network(torch.randn(2, 3, 64, 96))
     assert not features[1].any()
-    logits = network.make_classifier(5)(network.make_decoder(5)(features))
+    decoder, classifier = head_of(network, 5)
+    logits = classifier(decoder(features))
     enlarged = network.upsample(logits, features, (64, 96))
     torch.testing.assert_close(enlarged, resize(logits, (64, 96)))
     F.cross_entropy(enlarged, torch.randint(0, 5, (2, 64, 96))).backward()

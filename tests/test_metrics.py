@@ -15,11 +15,12 @@ def test_confusion_matrix_equals_the_slow_reference(num_classes: int, seed: int)
     generator = np.random.default_rng(seed)
     truth = generator.integers(0, num_classes + 1, (7, 9)).astype(np.uint8)
     truth[truth == num_classes] = IGNORE_INDEX
-    predicted = generator.integers(0, num_classes, (7, 9)).astype(np.uint8)
-    expected = np.zeros((num_classes, num_classes), np.int64)
+    predicted = generator.integers(0, num_classes + 1, (7, 9)).astype(np.uint8)
+    predicted[predicted == num_classes] = IGNORE_INDEX
+    expected = np.zeros((num_classes, num_classes + 1), np.int64)
     for t, p in zip(truth.ravel().tolist(), predicted.ravel().tolist(), strict=True):
         if t != IGNORE_INDEX:
-            expected[t, p] += 1
+            expected[t, min(p, num_classes)] += 1
     matrix = confusion_matrix(torch.from_numpy(truth), torch.from_numpy(predicted), num_classes)
     assert matrix.dtype == torch.int64
     np.testing.assert_array_equal(matrix.numpy(), expected)
@@ -36,6 +37,13 @@ def test_scores_by_hand() -> None:
     assert result.pixel_accuracy == pytest.approx(9 / 16)
     assert result.constant_miou == pytest.approx(8 / 16 / 3)
     assert result.num_pixels == 16
+
+
+def test_no_prediction_is_a_miss_and_nobodys_false_alarm() -> None:
+    result = scores(np.array([[6, 2, 4], [0, 5, 0]]), ["a", "b"])
+    assert result.iou == pytest.approx((6 / 12, 5 / 7))
+    assert result.mpa == pytest.approx((6 / 12 + 1) / 2)
+    assert result.pixel_accuracy == pytest.approx(11 / 17)
 
 
 def test_a_class_that_is_only_predicted_counts_as_zero() -> None:

@@ -3,17 +3,19 @@
 import copy
 import io
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny import head_of
 from torch import Tensor, nn
 from torchvision.models import get_model
 
 import conf
+from data.adapters.common import read_table
 from data.config import build
 from data.errors import InputError
 from data.labels import Label, LabelSpace, View
@@ -23,8 +25,11 @@ from models.networks.deeplab import DeepLabV2, DeepLabV2Config
 from models.networks.dilated_resnet import DilatedResNet50, DilatedResNet50Config
 from models.networks.encoders import ENCODERS, build_encoder
 from models.networks.swiftnet import SwiftNet, SwiftNetConfig
+from models.outputs.hierarchy import HierarchyConfig
 from models.outputs.multihead import MultiHeadConfig
 from trainers.config import JobConfig
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 CHOICES = conf.choices("model")
 SWITCHES = [
@@ -77,15 +82,6 @@ ROWS = rows(a=[0, 1], b=[1])
 EVERY_NETWORK = sorted({config(choice).name: choice for choice in reversed(CHOICES)}.values())
 every_network = pytest.mark.parametrize("choice", EVERY_NETWORK)
 every_kind = pytest.mark.parametrize("choice", [*CHOICES, *SWITCHES])
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """On images this small threads wait for each other longer than they work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def objective(logits: Mapping[str, Tensor]) -> Tensor:
@@ -244,7 +240,7 @@ def test_the_same_seed_gives_the_same(choice: str) -> None:
     built = []
     for seed in (4, 4, 5):
         torch.manual_seed(seed)
-        classifier = _pristine(choice).network.make_classifier(3)
+        _, classifier = head_of(_pristine(choice).network, 3)
         built.append(torch.cat([parameter.detach().flatten() for parameter in classifier.parameters()]))
     assert torch.equal(built[0], built[1])
     assert not torch.equal(built[0], built[2])
@@ -258,11 +254,11 @@ def test_what_comes_in_is_not_changed(choice: str) -> None:
     features = model.network(images)
     assert torch.equal(images, before)
     kept = [feature.clone() for feature in features]
-    decoder = model.network.make_decoder(4)
+    decoder, classifier = head_of(model.network, 4)
     decoded = decoder(features)
     assert all(torch.equal(feature, copied) for feature, copied in zip(features, kept, strict=True))
     kept = [feature.clone() for feature in decoded]
-    model.network.upsample(model.network.make_classifier(4)(decoded), decoded, (64, 64))
+    model.network.upsample(classifier(decoded), decoded, (64, 64))
     assert all(torch.equal(feature, copied) for feature, copied in zip(decoded, kept, strict=True))
 
 
@@ -271,7 +267,7 @@ def test_a_dataset_without_rows_has_zero_gradients(choice: str) -> None:
     """Also of a decoder of its own: nobody's collectives wait."""
     network = model_of(choice).network.train()
     features = tuple(feature[:0] for feature in network(batch(64, 64).float()))
-    decoder, classifier = network.make_decoder(3), network.make_classifier(3)
+    decoder, classifier = head_of(network, 3)
     decoded = decoder(features)
     logits = network.upsample(classifier(decoded), decoded, (64, 64))
     assert logits.shape == (0, 3, 64, 64)
@@ -287,8 +283,9 @@ def test_a_dataset_without_rows_has_zero_gradients(choice: str) -> None:
 def test_few_and_many_classes(choice: str, num_classes: int) -> None:
     network = model_of(choice).network.eval()
     with torch.no_grad():
-        decoded = network.make_decoder(num_classes).eval()(network(torch.randn(1, 3, 64, 64)))
-        logits = network.upsample(network.make_classifier(num_classes)(decoded), decoded, (64, 64))
+        decoder, classifier = head_of(network, num_classes)
+        decoded = decoder.eval()(network(torch.randn(1, 3, 64, 64)))
+        logits = network.upsample(classifier.eval()(decoded), decoded, (64, 64))
     assert logits.shape == (1, num_classes, 64, 64)
 
 
@@ -327,7 +324,7 @@ def with_heads(config: NetworkConfig, *num_classes: int) -> list[nn.Module]:
     """A network with a decoder and a classifier for each number of classes; shapes alone, without memory for the weights."""
     with torch.device("meta"):
         network = build_network(config)
-        return [network, *(make(number) for number in num_classes for make in (network.make_decoder, network.make_classifier))]
+        return [network, *(part for number in num_classes for part in head_of(network, number))]
 
 
 @pytest.mark.parametrize(
@@ -357,11 +354,12 @@ def test_deeplab_trains_what_it_uses(branches: Any, expected: int) -> None:
 
 
 def test_the_hierarchy_of_paper_001_has_the_published_number_of_parameters() -> None:
-    network, *heads = with_heads(DilatedResNet50Config(name="dilated_resnet50"), 54, 11, 4, 3, 44)
-    assert count(network) == 23_508_032 + 524_800
-    assert count(*heads[::2]) == 5 * 722_432
-    assert count(*heads[1::2]) == 29_812 + 80_084
-    assert count(network, *heads) == 27_754_888
+    """Its five classifiers have 54, 11, 4, 3 and 44 outputs, the voids included, and a branch each."""
+    outputs = build(HierarchyConfig, {"name": "hierarchy", "tree": "paper001"})
+    model = build_model(DilatedResNet50Config(name="dilated_resnet50"), outputs, {"gtsdb": read_table("gtsdb").view()})
+    assert count(model.network) == 23_508_032 + 524_800
+    assert count(model.outputs) == 5 * 722_432 + 29_812 + 80_084
+    assert count(model) == 27_754_888
 
 
 @pytest.mark.parametrize(("size", "expected"), [(321, 41), (512, 65)])
@@ -402,7 +400,7 @@ def test_strides_and_dilations_of_paper_001(stride_in: Any, expected: list[list[
 
 def test_deeplab_sums_two_branches_and_enlarges_by_corners() -> None:
     network = DeepLabV2(DeepLabV2Config(name="deeplabv2"))
-    classifier = network.make_classifier(3)
+    _, classifier = head_of(network, 3)
     x = torch.randn(2, 2048, 5, 6)
     first, second = (
         F.conv2d(x, classifier.branches[i].weight, classifier.branches[i].bias, padding=d, dilation=d) for i, d in ((0, 6), (1, 12))
@@ -427,12 +425,13 @@ def test_deeplabs_normalisation_is_frozen_but_of_the_batch() -> None:
 def test_learned_upsampling_of_paper_001(kernel: Any, reach: int) -> None:
     """One pixel of the map reaches `kernel` pixels of the doubled map, centred on its own two."""
     network = DilatedResNet50(DilatedResNet50Config(name="dilated_resnet50", deconv_kernel=kernel))
-    classifier = network.make_classifier(2)
+    _, classifier = head_of(network, 2)
+    behind_branch = classifier.module[1:]
     x = torch.zeros(1, 256, 5, 5)
-    plain = classifier((x,))
+    plain = behind_branch(x)
     assert plain.shape == (1, 2, 10, 10)
     x[0, :, 2, 2] = 1
-    touched = (classifier((x,)) - plain)[0].abs().sum(0).sum(0).nonzero().flatten().tolist()
+    touched = (behind_branch(x) - plain)[0].abs().sum(0).sum(0).nonzero().flatten().tolist()
     start = 4 - (reach - 2) // 2
     assert touched == list(range(start, start + reach))
 

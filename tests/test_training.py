@@ -231,7 +231,7 @@ def test_a_loss_that_is_no_number_stops_the_run(
         (["data.mix={disks: 0}"], "data.mix.disks: 0 samples found"),
         (["data.mix={nothing: 2}"], "nothing: no such folder, expected the shards of split 'train'"),
         (["data.mix={disks: 2}", "data.val_split=test"], "data.val_split=test: no dataset of the mix has it with labels"),
-        (["trainer.weights={disc: 1.0}"], "trainer.weights.disc: no such dataset in data.mix"),
+        (["trainer.weights={disc: 1.0}"], "trainer.weights.disc: no such term of the loss"),
         (["data.mix={disks: {samples: 2, role: unlabelled}}"], "data.mix.disks.role: unlabelled found, expected labelled"),
         (["seed=-1"], "seed: -1 found"),
         (["data.mix={disks: 2}", "cluster.wrkers=2"], "cluster.wrkers: unknown key"),

@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import yaml
 from PIL import Image
+from torch import nn
 
 from data.shards import ShardSplit
+from models.networks.base import Network
 
 FolderMaker = Callable[..., Path]
 
@@ -97,3 +99,9 @@ def read_metrics(run: Path, name: str) -> list[float]:
     """All values of one scalar of a run, in order of the steps."""
     lines = (json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines())
     return [line[name] for line in lines if name in line]
+
+
+def head_of(network: Network, num_classes: int) -> tuple[nn.Module, nn.Module]:
+    """A new decoder of a network, and a classifier on it."""
+    decoder = network.make_decoder(num_classes)
+    return decoder, network.make_classifier(decoder, num_classes)

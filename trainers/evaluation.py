@@ -50,7 +50,7 @@ class Tally:
     """What all ranks together counted over one split."""
 
     matrix: np.ndarray
-    """Confusion matrix (true, predicted) of int64 pixel counts."""
+    """Confusion matrix (true, predicted) of int64 pixel counts; its last column is of pixels for which no class is predicted."""
     images: int
     """Images that were scored."""
     left_out: int = 0
@@ -146,7 +146,7 @@ def evaluate(
         view = model.outputs.views[name]
         table = torch.from_numpy(view.table)
         samples = range(len(split))[ranks.rank :: ranks.world_size]
-        matrix = torch.zeros(view.num_classes, view.num_classes, dtype=torch.int64, device=ranks.device)
+        matrix = torch.zeros(view.num_classes, view.num_classes + 1, dtype=torch.int64, device=ranks.device)
         scored = torch.zeros(len(split), dtype=torch.int64)
         with closing(read_samples(split, samples)) as read:
             for number, image, label in read if progress is None else progress(read, total=len(samples), what=name):

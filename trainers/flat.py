@@ -1,6 +1,6 @@
 """The flat trainer (papers 000 and 002): every dataset's samples against that dataset's own labels, the losses added up."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -8,25 +8,14 @@ from torch import Tensor, nn
 
 from data.types import Batch
 from models.model import SegmentationModel
+from models.outputs.base import LossTerm
 
 
 @dataclass(frozen=True, kw_only=True)
 class FlatConfig:
     name: Literal["flat"]
     weights: dict[str, float] = field(default_factory=dict)
-    """Dataset -> weight of its loss; 1 where not given."""
-
-
-@dataclass(frozen=True)
-class LossTerm:
-    """One term of a loss on one rank: `total` summed over `count` pixels (scalars on the device), and its weight.
-
-    The step divides by the count of all ranks, so that the gradient does not depend on how samples were dealt.
-    """
-
-    total: Tensor
-    count: Tensor
-    weight: float = 1.0
+    """Term of the loss -> its weight; 1 where not given. A term is a dataset; with `outputs=hierarchy` a classifier of the tree."""
 
 
 class FlatTrainer(nn.Module):
@@ -38,7 +27,7 @@ class FlatTrainer(nn.Module):
     def __init__(self, model: SegmentationModel, config: FlatConfig) -> None:
         super().__init__()
         self.model = model
-        self.weights = {name: config.weights.get(name, 1.0) for name in model.outputs.views}
+        self.weights = config.weights
         for number, view in enumerate(model.outputs.views.values()):
             self.register_buffer(f"table_{number}", torch.from_numpy(view.table).long(), persistent=False)
 
@@ -47,14 +36,11 @@ class FlatTrainer(nn.Module):
         return self.get_buffer(f"table_{list(self.model.outputs.views).index(dataset)}")
 
     def losses(self, batch: Batch) -> dict[str, LossTerm]:
-        """One term per dataset of the job, those without a sample on this rank included."""
+        """The terms of the output space, weighted; datasets without a sample on this rank take part in them."""
         logits = self.model(batch.images, batch.rows)
-        terms = {}
-        for dataset, index in batch.rows.items():
-            labels = self.table(dataset)[batch.labels[index].long()]
-            total, count = self.model.outputs.loss(logits[dataset], labels, dataset)
-            terms[dataset] = LossTerm(total, count, self.weights[dataset])
-        return terms
+        labels = {dataset: self.table(dataset)[batch.labels[index].long()] for dataset, index in batch.rows.items()}
+        terms = self.model.outputs.losses(logits, labels)
+        return {name: replace(term, weight=term.weight * self.weights.get(name, 1.0)) for name, term in terms.items()}
 
     forward = losses
 

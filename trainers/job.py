@@ -15,6 +15,7 @@ from data.mixture import WITH_LABELS, Mixture
 from data.shards import ShardSplit
 from data.streams import StreamConfig, build_mixture, unsupervised_classes
 from models.model import SegmentationModel, build_model
+from models.outputs import loss_terms
 from trainers.config import DataConfig, JobConfig
 from trainers.flat import FlatTrainer
 from trainers.ranks import Ranks
@@ -111,8 +112,12 @@ def find_problems(job: JobConfig, data: JobData) -> Iterator[str]:
     for dataset, view in data.views.items():
         if len(untaught(data, dataset)) == view.num_classes:
             yield f"data.views.{dataset}: view {view.name} has no class that a pixel or box of its streams is of; choose another"
-    for name in sorted(job.trainer.weights.keys() - data.views.keys()):
-        yield f"trainer.weights.{name}: no such dataset in data.mix, expected one of {', '.join(sorted(data.views))}; mend the name"
+    try:
+        terms = loss_terms(job.outputs, data.views)
+        for name in sorted(job.trainer.weights.keys() - set(terms)):
+            yield f"trainer.weights.{name}: no such term of the loss, expected one of {', '.join(sorted(terms))}; mend the name"
+    except InputError as error:
+        yield str(error)
     for name, split in data.train.items():
         number, text = _lost(split)
         if number > job.data.max_skipped:

@@ -9,8 +9,9 @@ from torch import Tensor
 
 
 def confusion_matrix(labels: Tensor, predictions: Tensor, num_classes: int) -> Tensor:
-    """Class indices of the same shape, uint8, IGNORE_INDEX where unknown, to a matrix (true, predicted) of int64 counts.
+    """Class indices of the same shape, uint8, IGNORE_INDEX where unknown, to int64 counts (num_classes, num_classes + 1).
 
+    Rows are true, columns predicted classes; the last column counts pixels for which none is predicted, misses of their class.
     Pixels whose label is no class are left out.
     """
     if labels.device.type == "cpu":
@@ -19,7 +20,8 @@ def confusion_matrix(labels: Tensor, predictions: Tensor, num_classes: int) -> T
         counts = torch.from_numpy(np.bincount(key, minlength=1 << 16))
     else:
         counts = torch.bincount((labels.flatten().int() << 8) | predictions.flatten().int(), minlength=1 << 16)
-    return counts.view(256, 256)[:num_classes, :num_classes]
+    rows = counts.view(256, 256)[:num_classes]
+    return torch.cat([rows[:, :num_classes], rows[:, num_classes:].sum(dim=1, keepdim=True)], dim=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +40,8 @@ class Scores:
 
 
 def scores(matrix: np.ndarray, names: Sequence[str]) -> Scores:
-    """Scores of a confusion matrix (true, predicted) of int64 counts."""
-    true, predicted, hit = matrix.sum(axis=1), matrix.sum(axis=0), np.diag(matrix)
+    """Scores of a confusion matrix (true, predicted) of int64 counts; a column after those of the classes counts predictions of none."""
+    true, predicted, hit = matrix.sum(axis=1), matrix[:, : len(matrix)].sum(axis=0), np.diag(matrix)
     union = true + predicted - hit
     iou = np.divide(hit, union, out=np.full(len(hit), np.nan), where=union > 0)
     occurring = true > 0

@@ -54,7 +54,7 @@ class Plan:
 
 
 def make_plan(job: JobConfig) -> Plan:
-    """Plan `job`. Raises InputError only where its data cannot be opened."""
+    """Plan `job`. Raises InputError only where its data cannot be opened, or its output space does not know their labels."""
     data = open_data(job.data, seed=job.seed)
     world_size = job.cluster.world_size
     model = build_trainer(job, data.views, torch.device("meta")).model

@@ -11,7 +11,7 @@ from data.drawing import blend, write_picture
 from data.errors import InputError
 from data.files import atomic_write
 from data.images import encode_label, read_image
-from data.labels import View
+from data.labels import IGNORE_INDEX, View
 from data.progress import track
 from data.sources import IMAGE_SUFFIXES, is_image
 from data.transforms import CropConfig
@@ -52,9 +52,10 @@ def predict_folder(model: SegmentationModel, images: Path, out: Path, crops: Map
 
 
 def _write(folder: Path, name: Path, image: np.ndarray, classes: np.ndarray, view: View) -> None:
-    native = np.array(view.native_ids, np.uint8)
+    native = np.full(256, np.flatnonzero(view.table == IGNORE_INDEX).max(initial=0), np.uint8)  # where no class is predicted
+    native[: view.num_classes] = view.native_ids
     palette = np.zeros((256, 3), np.uint8)
-    palette[native] = view.colors
+    palette[list(view.native_ids)] = view.colors
     with atomic_write(folder / "labels" / name) as file:
         file.write(encode_label(native[classes], palette))
     write_picture(folder / "overlays" / name, Image.fromarray(blend(image, classes, view)))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from data.types import Batch
-from trainers.flat import LossTerm
+from models.outputs.base import LossTerm
 from trainers.ranks import Ranks
 
 
@@ -22,7 +22,7 @@ def train_step(
     terms = losses(batch)
     totals = torch.stack([term.total for term in terms.values()])
     sums = ranks.sum(torch.stack([totals.detach().double(), torch.stack([term.count for term in terms.values()]).double()]))
-    global_counts = sums[1].clamp(min=1)  # a dataset without a valid pixel in the whole batch: its total is 0
+    global_counts = sums[1].clamp(min=1)  # a term without a valid pixel in the whole batch: its total is 0
     weights = torch.tensor([term.weight for term in terms.values()], dtype=totals.dtype, device=totals.device)
     # DistributedDataParallel averages gradients over the ranks; times world_size, it sums them.
     (weights * totals * (ranks.world_size / global_counts).to(totals.dtype)).sum().backward()

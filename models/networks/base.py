@@ -75,8 +75,8 @@ class Network(nn.Module, ABC):
         that will follow, the most of them where they differ: of use to networks whose width depends on it."""
 
     @abstractmethod
-    def make_classifier(self, num_classes: int) -> nn.Module:
-        """A new last layer: a decoder's `Features` to logits (N, num_classes, h, w)."""
+    def make_classifier(self, decoder: nn.Module, num_classes: int) -> nn.Module:
+        """A new last layer on `decoder`, whose `Features` it takes to logits (N, num_classes, h, w)."""
 
     @staticmethod
     def upsample(logits: Tensor, decoded: Features, size: tuple[int, int]) -> Tensor:

@@ -80,7 +80,7 @@ class DeepLabV2(Network):
     def make_decoder(self, num_classes: int) -> nn.Module:
         return nn.Identity()
 
-    def make_classifier(self, num_classes: int) -> nn.Module:
+    def make_classifier(self, decoder: nn.Module, num_classes: int) -> nn.Module:
         return DilatedConvolutions(self.encoder.channels[-1], num_classes, self.num_branches)
 
     @staticmethod

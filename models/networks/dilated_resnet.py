@@ -3,7 +3,7 @@
     part                            stride   channels          repeated per
     ResNet-50, dilated              8        2048              -
     1x1, BN, ReLU                   8        256               -
-    bottleneck 1x1 - 3x3 - 1x1      8        256-256-256-256   decoder: one for each classifier of the paper's hierarchy
+    bottleneck 1x1 - 3x3 - 1x1      8        256-256-256-256   classifier
     1x1, bias                       8        C                 classifier
     transposed convolution, bias    4        C                 classifier
     bilinear                        1        C                 -
@@ -45,19 +45,6 @@ class DilatedResNet50Config(NetworkConfigBase):
     """`symmetric`: 0..255 to -1..1, as the authors' code; `imagenet`: for torchvision's weights."""
 
 
-class Branch(nn.Module):
-    """The adaptation network of a classifier: a bottleneck that does not narrow, of 256 channels throughout."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        # torchvision narrows to planes * base_width / 64 channels and gives four times its `planes`.
-        self.bottleneck = Bottleneck(BRANCH_CHANNELS, BRANCH_CHANNELS // 4, base_width=BRANCH_CHANNELS)
-        _initialise(self)
-
-    def forward(self, features: Features) -> Features:
-        return (self.bottleneck(features[0]),)
-
-
 class DilatedResNet50(Network):
     """With five branches of 54, 11, 4, 3 and 44 classes, the hierarchy of paper 001, it has 27,754,888 parameters."""
 
@@ -79,12 +66,15 @@ class DilatedResNet50(Network):
         return (self.reduce(F.relu(self.encoder(images)[-1])),)
 
     def make_decoder(self, num_classes: int) -> nn.Module:
-        return Branch()
+        return nn.Identity()
 
-    def make_classifier(self, num_classes: int) -> nn.Module:
-        """Logits (N, C, H/4, W/4): the classifier and the learned half of the upsampling, the other half being bilinear."""
+    def make_classifier(self, decoder: nn.Module, num_classes: int) -> nn.Module:
+        """Logits (N, C, H/4, W/4): the adaptation branch of a classifier, which is a bottleneck that does not narrow, the classifier,
+        and the learned half of the upsampling, the other half being bilinear."""
         kernel = self.deconv_kernel
         classifier = nn.Sequential(
+            # torchvision narrows to planes * base_width / 64 channels and gives four times its `planes`.
+            Bottleneck(BRANCH_CHANNELS, BRANCH_CHANNELS // 4, base_width=BRANCH_CHANNELS),
             nn.Conv2d(BRANCH_CHANNELS, num_classes, 1),
             nn.ConvTranspose2d(num_classes, num_classes, kernel, stride=2, padding=(kernel - 2) // 2),
         )

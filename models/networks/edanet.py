@@ -110,7 +110,7 @@ class EDANet(Network):
     def make_decoder(self, num_classes: int) -> nn.Module:
         return nn.Identity()
 
-    def make_classifier(self, num_classes: int) -> nn.Module:
+    def make_classifier(self, decoder: nn.Module, num_classes: int) -> nn.Module:
         classifier = FirstMap(nn.Conv2d(450, num_classes, 1, bias=self.bias))
         _initialise(classifier)
         return classifier

@@ -207,5 +207,5 @@ class ENet(Network):
     def make_decoder(self, num_classes: int) -> nn.Module:
         return Decoder()
 
-    def make_classifier(self, num_classes: int) -> nn.Module:
+    def make_classifier(self, decoder: nn.Module, num_classes: int) -> nn.Module:
         return FirstMap(nn.ConvTranspose2d(16, num_classes, 2, stride=2))

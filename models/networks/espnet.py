@@ -143,6 +143,7 @@ class Decoder(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
+        self.width = width
         self.score3 = nn.Sequential(nn.Conv2d(256, width, 1, bias=False), nn.BatchNorm2d(width, eps=BN_EPS), _double(width, width))
         self.score2 = nn.Conv2d(131, width, 1, bias=False)
         self.fuse2 = nn.Sequential(_norm(2 * width), Esp(2 * width, width), _double(width, width), _norm(width))
@@ -156,11 +157,7 @@ class Decoder(nn.Module):
 
 
 class ESPNet(Network):
-    """With one classifier of 19 classes it has 363,462 parameters, of 20 classes 365,109.
-
-    A classifier is made for the map of the decoder that was made for as many classes; where there is none, of the last one that was
-    made. So decoders of their own and a decoder that all share may be made in any order; what is neither needs `decoder_width`.
-    """
+    """With one classifier of 19 classes it has 363,462 parameters, of 20 classes 365,109."""
 
     divisor = 8
 
@@ -169,7 +166,6 @@ class ESPNet(Network):
         self.encoder = Encoder(config.p, config.q)
         self.normalisation = NORMALISATIONS[config.normalise]
         self.decoder_width = config.decoder_width
-        self._widths_made: list[int] = []
 
     def forward(self, images: Tensor) -> Features:
         """(N, 256, H/8, W/8), (N, 131, H/4, W/4) and (N, 19, H/2, W/2)."""
@@ -177,17 +173,11 @@ class ESPNet(Network):
         return features
 
     def make_decoder(self, num_classes: int) -> nn.Module:
-        self._widths_made.append(self._width(num_classes))
-        return Decoder(self._widths_made[-1])
+        return Decoder(self.decoder_width or max(num_classes, MIN_WIDTH))
 
-    def make_classifier(self, num_classes: int) -> nn.Module:
-        width = self._width(num_classes)
-        if self._widths_made and width not in self._widths_made:
-            width = self._widths_made[-1]
-        return FirstMap(_double(width, num_classes))
-
-    def _width(self, num_classes: int) -> int:
-        return self.decoder_width or max(num_classes, MIN_WIDTH)
+    def make_classifier(self, decoder: nn.Module, num_classes: int) -> nn.Module:
+        assert isinstance(decoder, Decoder)
+        return FirstMap(_double(decoder.width, num_classes))
 
 
 _PARTS = {

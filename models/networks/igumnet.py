@@ -54,7 +54,7 @@ class IGUMNet(Network):
     def make_decoder(self, num_classes: int) -> nn.Module:
         return nn.Identity()
 
-    def make_classifier(self, num_classes: int) -> nn.Module:
+    def make_classifier(self, decoder: nn.Module, num_classes: int) -> nn.Module:
         return FirstMap(nn.Conv2d(CHANNELS, num_classes, 1))
 
     @staticmethod

@@ -124,7 +124,7 @@ class SwiftNet(Network):
     def make_decoder(self, num_classes: int) -> nn.Module:
         return Decoder(self.encoder.channels, self.spp_grids)
 
-    def make_classifier(self, num_classes: int) -> nn.Module:
+    def make_classifier(self, decoder: nn.Module, num_classes: int) -> nn.Module:
         return FirstMap(nn.Conv2d(DECODER_CHANNELS, num_classes, 1))
 
 

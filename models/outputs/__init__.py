@@ -5,13 +5,35 @@ from collections.abc import Mapping
 from data.labels import View
 from models.networks.base import Network
 from models.outputs.base import OutputSpace
+from models.outputs.concat import Concat, ConcatConfig
+from models.outputs.hierarchy import HierarchyConfig, HierarchySpace
 from models.outputs.multihead import MultiHead, MultiHeadConfig
+from models.outputs.universal import Universal, UniversalConfig
 
-OutputsConfig = MultiHeadConfig
+OutputsConfig = MultiHeadConfig | ConcatConfig | UniversalConfig | HierarchyConfig
 
 
 def build_outputs(config: OutputsConfig, views: Mapping[str, View], network: Network) -> OutputSpace:
-    """The output space of a config with its decoders and classifiers, initialised from torch's global generator."""
+    """The output space of a config with its decoders and classifiers, initialised from torch's global generator.
+
+    Raises InputError where its file does not know the classes of a view.
+    """
     match config:
         case MultiHeadConfig():
-            return MultiHead(views, network)
+            return MultiHead(config, views, network)
+        case ConcatConfig():
+            return Concat(config, views, network)
+        case UniversalConfig():
+            return Universal(config, views, network)
+        case HierarchyConfig():
+            return HierarchySpace(config, views, network)
+
+
+def loss_terms(config: OutputsConfig, views: Mapping[str, View]) -> tuple[str, ...]:
+    """The names of the terms that `losses` will have: datasets, or the classifiers of a tree. Raises InputError as `build_outputs`."""
+    if isinstance(config, HierarchyConfig):
+        return config.terms(views)
+    if isinstance(config, UniversalConfig):
+        for name, view in views.items():
+            config.leaves_of(name, view)
+    return tuple(views)

@@ -1,17 +1,33 @@
 """Output spaces: what a network's logits mean, and the only place that knows how datasets share them.
 
-An output space turns features into logits for each dataset, gives the loss of those logits against that dataset's labels,
-and says what they predict. Trainers speak to this interface alone.
+An output space turns features into logits for each dataset, gives the losses of those logits against the datasets' labels, and says what
+they predict. Trainers speak to this interface alone. All four are one idea: the logits are distributions over leaves, and a label is a set
+of leaves. So each can be asked about the labels of any dataset, once it is said which leaves these are (`table`, `predict_through`).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from data.labels import View
-from models.networks.base import Features
+from data.errors import InputError
+from data.labels import IGNORE_INDEX, View
+from models.networks.base import Features, Network
+from models.outputs.set_loss import bands
+
+
+@dataclass(frozen=True)
+class LossTerm:
+    """One term of a loss on one rank: `total` summed over `count` pixels (scalars on the device), and its weight.
+
+    The step divides by the count of all ranks, so that the gradient does not depend on how samples were dealt.
+    """
+
+    total: Tensor
+    count: Tensor
+    weight: float = 1.0
 
 
 class OutputSpace(nn.Module, ABC):
@@ -30,17 +46,109 @@ class OutputSpace(nn.Module, ABC):
         """
 
     @abstractmethod
-    def loss(self, logits: Tensor, labels: Tensor, dataset: str) -> tuple[Tensor, Tensor]:
-        """Logits (N_d, K, H, W) and class indices (N_d, H, W) int64, IGNORE_INDEX where unknown, to the sum of the
-        pixels' losses and the number of pixels in it, both scalars on the device. No valid pixel gives (0, 0)."""
+    def losses(self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> dict[str, LossTerm]:
+        """Logits (N_d, K, H, W) and class indices of its view (N_d, H, W) int64, IGNORE_INDEX where unknown, of each dataset,
+        to the terms of the loss by name, the same on every rank that gives the same datasets; no pixel to learn from gives (0, 0)."""
 
     @abstractmethod
+    def leaves(self, dataset: str) -> tuple[str, ...]:
+        """What the logits of a dataset are distributions over."""
+
+    @abstractmethod
+    def leaf_log_probabilities(self, logits: Tensor, dataset: str) -> Tensor:
+        """Logits (N_d, K, H, W) to log-probabilities (N_d, L, H, W), at least float32, of `leaves(dataset)`."""
+
+    @abstractmethod
+    def classify(self, logits: Tensor, dataset: str) -> tuple[Tensor, Tensor]:
+        """`pseudo_labels` of a band of rows, with log-probabilities (N_d, H, W)."""
+
     def predict(self, logits: Tensor, dataset: str) -> Tensor:
-        """Logits (N_d, K, H, W) to class indices of the dataset's view, (N_d, H, W) int64."""
+        """Logits (N_d, K, H, W) to class indices of the dataset's view, (N_d, H, W) int64; IGNORE_INDEX where none of them is
+        predicted, which evaluation counts as a miss."""
+        return by_bands(lambda band: self.classify(band, dataset)[0], logits)
 
-    @abstractmethod
     def pseudo_labels(self, logits: Tensor, dataset: str) -> tuple[Tensor, Tensor]:
         """Logits (N_d, K, H, W) to the predicted classes (N_d, H, W) int64 and their probabilities (N_d, H, W) float32."""
+        classes, confidence = [], []
+        for rows in bands(logits):
+            predicted, log_probability = self.classify(logits[:, :, rows], dataset)
+            classes.append(predicted)
+            confidence.append(log_probability.exp())
+        return torch.cat(classes, dim=1), torch.cat(confidence, dim=1)
+
+    def table(self, dataset: str, sets: Sequence[Sequence[str]]) -> "LeafTable":
+        """What labels of any label space are in the logits of `dataset`: `sets[i]` names the leaves of label i. Raises InputError for
+        a leaf that is none."""
+        return LeafTable(self.leaves(dataset), sets)
+
+    def predict_through(self, logits: Tensor, dataset: str, table: "LeafTable", *, foreign: bool = False) -> Tensor:
+        """Logits (N_d, K, H, W) of `dataset` to labels of `table` (N_d, H, W) int64: to the one that is most probable.
+
+        With `foreign`, leaves of none of the labels take part, each by itself; where one is the most probable, the answer is
+        IGNORE_INDEX.
+        """
+
+        def answer(band: Tensor) -> Tensor:
+            log_p = self.leaf_log_probabilities(band, dataset)
+            best, label = table(log_p).max(dim=1)
+            if foreign and len(table.others):
+                label = label.masked_fill(log_p[:, table.others].amax(dim=1) > best, IGNORE_INDEX)
+            return label
+
+        return by_bands(answer, logits)
+
+
+class LeafTable(nn.Module):
+    """Labels as sets of leaves: log-probabilities of leaves to those of labels."""
+
+    matrix: Tensor
+    columns: Tensor
+    others: Tensor
+
+    def __init__(self, leaves: Sequence[str], sets: Sequence[Sequence[str]]) -> None:
+        super().__init__()
+        number = {leaf: i for i, leaf in enumerate(leaves)}
+        unknown = [leaf for names in sets for leaf in names if leaf not in number]
+        if unknown:
+            raise InputError(f"leaf {unknown[0]!r} found, expected one of {', '.join(leaves)}; mend the table")
+        matrix = torch.zeros(len(sets), len(leaves))
+        for label, names in enumerate(sets):
+            matrix[label, [number[leaf] for leaf in names]] = 1
+        columns = matrix.any(dim=0)
+        self.register_buffer("columns", columns.nonzero()[:, 0], persistent=False)
+        self.register_buffer("others", (~columns).nonzero()[:, 0], persistent=False)
+        self.register_buffer("matrix", matrix[:, columns], persistent=False)
+
+    def forward(self, log_p: Tensor) -> Tensor:
+        """(N, L, H, W) to (N, K, H, W); -inf for a label without leaves."""
+        if not len(self.columns):
+            return log_p.new_full((len(log_p), len(self.matrix), *log_p.shape[2:]), -torch.inf)
+        log_p = log_p.index_select(1, self.columns)
+        largest = log_p.amax(dim=1, keepdim=True)
+        shares = (log_p - largest).exp()
+        with torch.autocast(log_p.device.type, enabled=False):
+            sums = torch.matmul(self.matrix.to(shares.dtype), shares.flatten(2)).view(len(log_p), len(self.matrix), *log_p.shape[2:])
+        return sums.log() + largest
+
+
+class SharedDecoder(OutputSpace):
+    """An output space whose logits are the same for all datasets: one decoder, and on it one classifier or several in a row."""
+
+    def __init__(self, views: Mapping[str, View], network: Network, num_outputs: Sequence[int]) -> None:
+        super().__init__(views)
+        self.decoder = network.make_decoder(max(num_outputs))
+        self.classifiers = nn.ModuleList(network.make_classifier(self.decoder, number) for number in num_outputs)
+        self._upsample = network.upsample
+
+    def forward(self, features: Features, rows: Mapping[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
+        decoded = self.decoder(features)
+        logits = torch.cat([classifier(decoded) for classifier in self.classifiers], dim=1)
+        return {name: self._upsample(logits[index], select(decoded, index), size) for name, index in rows.items()}
+
+
+def by_bands(function: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
+    """What `function` makes of logits (N, K, H, W), some rows at a time: (N, H, W)."""
+    return torch.cat([function(logits[:, :, rows]) for rows in bands(logits)], dim=1)
 
 
 def select(features: Features, index: Tensor) -> Features:
@@ -50,3 +158,9 @@ def select(features: Features, index: Tensor) -> Features:
 
 def at_least_float32(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def cross_entropy_term(logits: Tensor, labels: Tensor, first: int = 0) -> LossTerm:
+    """Of logits (N, K, H, W) against class indices (N, H, W) int64, whose class 0 is channel `first`."""
+    total = nn.functional.cross_entropy(at_least_float32(logits), labels + first, ignore_index=IGNORE_INDEX + first, reduction="sum")
+    return LossTerm(total, (labels != IGNORE_INDEX).sum())

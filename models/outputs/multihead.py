@@ -5,47 +5,64 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data.labels import IGNORE_INDEX, View
+from data.labels import View
+from models.batchnorm import allow_empty_batches
 from models.networks.base import Features, Network
-from models.outputs.base import OutputSpace, at_least_float32, select
+from models.outputs.base import LossTerm, OutputSpace, at_least_float32, cross_entropy_term, select
 
 
 @dataclass(frozen=True, kw_only=True)
 class MultiHeadConfig:
-    """One softmax per dataset over shared features (paper 002): only the last convolution is repeated."""
+    """One softmax per dataset over shared features (paper 002)."""
 
     name: Literal["multihead"]
+    decoder: Literal["shared", "repeated"] = "shared"
+    """shared: only the last convolution is repeated for each dataset; repeated: the whole decoder."""
 
 
 class MultiHead(OutputSpace):
-    """One softmax per dataset: a classifier each on the features of one shared decoder."""
+    """One softmax per dataset. A leaf is DATASET/LABEL; the logits of a dataset know those of that dataset alone."""
 
-    def __init__(self, views: Mapping[str, View], network: Network) -> None:
+    def __init__(self, config: MultiHeadConfig, views: Mapping[str, View], network: Network) -> None:
         super().__init__(views)
-        self.decoder = network.make_decoder(max(view.num_classes for view in views.values()))
-        # A module's name may hold no dot, a dataset's may; the order of the views is the order of the classifiers.
-        self.classifiers = nn.ModuleList(network.make_classifier(view.num_classes) for view in self.views.values())
+        num_classes = [view.num_classes for view in views.values()]
+        # A module's name may hold no dot, a dataset's may; the order of the views is the order of decoders and classifiers.
+        self._is_repeated = config.decoder == "repeated"
+        if self._is_repeated:
+            self.decoders = nn.ModuleList(network.make_decoder(number) for number in num_classes)
+            allow_empty_batches(self.decoders)
+        else:
+            self.decoder = network.make_decoder(max(num_classes))
+        decoders = self.decoders if self._is_repeated else [self.decoder] * len(num_classes)
+        self.classifiers = nn.ModuleList(map(network.make_classifier, decoders, num_classes))
+        allow_empty_batches(self.classifiers)
         self._number = {name: number for number, name in enumerate(self.views)}
         self._upsample = network.upsample
 
     def forward(self, features: Features, rows: Mapping[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
-        decoded = self.decoder(features)
+        decoded = features if self._is_repeated else self.decoder(features)
         logits = {}
         for name, index in rows.items():
-            part = select(decoded, index)
-            logits[name] = self._upsample(self.classifiers[self._number[name]](part), part, size)
+            number, part = self._number[name], select(decoded, index)
+            if self._is_repeated:
+                part = self.decoders[number](part)
+            logits[name] = self._upsample(self.classifiers[number](part), part, size)
         return logits
 
-    def loss(self, logits: Tensor, labels: Tensor, dataset: str) -> tuple[Tensor, Tensor]:
-        total = F.cross_entropy(at_least_float32(logits), labels, ignore_index=IGNORE_INDEX, reduction="sum")
-        return total, (labels != IGNORE_INDEX).sum()
+    def losses(self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> dict[str, LossTerm]:
+        return {name: cross_entropy_term(logits[name], labels[name]) for name in logits}
+
+    def leaves(self, dataset: str) -> tuple[str, ...]:
+        return tuple(f"{dataset}/{name}" for name in self.views[dataset].names)
+
+    def leaf_log_probabilities(self, logits: Tensor, dataset: str) -> Tensor:
+        return torch.log_softmax(at_least_float32(logits), dim=1)
+
+    def classify(self, logits: Tensor, dataset: str) -> tuple[Tensor, Tensor]:
+        log_probability, classes = self.leaf_log_probabilities(logits, dataset).max(dim=1)
+        return classes, log_probability
 
     def predict(self, logits: Tensor, dataset: str) -> Tensor:
         return logits.argmax(dim=1)
-
-    def pseudo_labels(self, logits: Tensor, dataset: str) -> tuple[Tensor, Tensor]:
-        confidence, classes = torch.softmax(at_least_float32(logits), dim=1).max(dim=1)
-        return classes, confidence

@@ -1,0 +1,54 @@
+"""One softmax over the labels of all datasets side by side (paper 000)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from data.labels import IGNORE_INDEX, View
+from models.networks.base import Network
+from models.outputs.base import LossTerm, SharedDecoder, at_least_float32, cross_entropy_term
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConcatConfig:
+    """One softmax over every (dataset, label) (paper 000): the network learns the label and whose label it is."""
+
+    name: Literal["concat"]
+    predict: Literal["own", "all"] = "own"
+    """For an image of a dataset, own: the most probable of its labels; all: as paper 000 scores, the most probable label of any
+    dataset, and one of another dataset is a miss."""
+
+
+class Concat(SharedDecoder):
+    """One softmax over all labels. A leaf is DATASET/LABEL, whichever dataset the image is of."""
+
+    def __init__(self, config: ConcatConfig, views: Mapping[str, View], network: Network) -> None:
+        super().__init__(views, network, [sum(view.num_classes for view in views.values())])
+        self._takes_all = config.predict == "all"
+        self._channels: dict[str, slice] = {}
+        end = 0
+        for name, view in views.items():
+            self._channels[name] = slice(end, end + view.num_classes)
+            end += view.num_classes
+
+    def losses(self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> dict[str, LossTerm]:
+        return {name: cross_entropy_term(logits[name], labels[name], self._channels[name].start) for name in logits}
+
+    def leaves(self, dataset: str) -> tuple[str, ...]:
+        return tuple(f"{name}/{label}" for name, view in self.views.items() for label in view.names)
+
+    def leaf_log_probabilities(self, logits: Tensor, dataset: str) -> Tensor:
+        return torch.log_softmax(at_least_float32(logits), dim=1)
+
+    def classify(self, logits: Tensor, dataset: str) -> tuple[Tensor, Tensor]:
+        """`own`: the probability is that among the dataset's own labels, since it is known whose image it is."""
+        own = self._channels[dataset]
+        log_p = torch.log_softmax(at_least_float32(logits if self._takes_all else logits[:, own]), dim=1)
+        log_probability, classes = log_p.max(dim=1)
+        if not self._takes_all:
+            return classes, log_probability
+        is_own = (classes >= own.start) & (classes < own.stop)
+        return (classes - own.start).masked_fill(~is_own, IGNORE_INDEX), log_probability

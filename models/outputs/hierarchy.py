@@ -1,0 +1,160 @@
+"""A tree of softmaxes, each over the children of one node (paper 001)."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from data.errors import InputError
+from data.hierarchy import Hierarchy, read_hierarchy
+from data.labels import IGNORE_INDEX, View
+from models.networks.base import Network
+from models.outputs.base import LeafTable, LossTerm, SharedDecoder, at_least_float32
+from models.outputs.set_loss import SetLoss, Softmax
+
+
+@dataclass(frozen=True, kw_only=True)
+class HierarchyConfig:
+    """A tree of softmaxes over one decoder, each with a classifier of its own (paper 001)."""
+
+    name: Literal["hierarchy"]
+    tree: str | Hierarchy
+    """A tree that comes with the package (data/hierarchies), or a file (data/hierarchy.py). A run keeps its content."""
+    rule: Literal["joint", "greedy"] = "joint"
+    """What is predicted. joint: the label whose nodes are most probable, along all branches. greedy: as paper 001, the most probable
+    child at each node from the root on, and nothing where that is a void."""
+    aliases: dict[str, str] = field(default_factory=dict)
+    """Dataset -> the dataset of the tree whose labels it has; its own name where not given."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.tree, str):  # read where the job is started: its workers may not see the file
+            object.__setattr__(self, "tree", read_hierarchy(self.tree))
+
+    @property
+    def content(self) -> Hierarchy:
+        assert isinstance(self.tree, Hierarchy)
+        return self.tree
+
+    def terms(self, views: Mapping[str, View]) -> tuple[str, ...]:
+        """The classifiers that any of the datasets teaches. Raises InputError where there is none."""
+        taught = {name for dataset, view in views.items() for name in self.content.targets(self.of_tree(dataset), view)}
+        if not taught:
+            raise InputError(
+                f"outputs.tree: no classifier taught by {', '.join(views)} found, expected one; mend the `datasets` or `labels` of the tree"
+            )
+        return tuple(name for name in self.content.classifiers if name in taught)
+
+    def of_tree(self, dataset: str) -> str:
+        return self.aliases.get(dataset, dataset)
+
+
+class HierarchySpace(SharedDecoder):
+    """The logits are those of all classifiers of the tree, side by side in its order, whichever dataset the image is of.
+
+    There is a term of the loss for each classifier, pooled over the datasets that teach it. Leaves are those of the tree, the voids
+    included.
+    """
+
+    def __init__(self, config: HierarchyConfig, views: Mapping[str, View], network: Network) -> None:
+        tree = config.content
+        super().__init__(views, network, [classifier.num_outputs for classifier in tree.classifiers.values()])
+        self.tree = tree
+        self._is_greedy = config.rule == "greedy"
+        self._terms = config.terms(views)
+        self._of_tree = {name: config.of_tree(name) for name in views}
+        self._number = {name: number for number, name in enumerate(views)}
+        self._channels: dict[str, slice] = {}
+        end = 0
+        for name, classifier in tree.classifiers.items():
+            self._channels[name] = slice(end, end + classifier.num_outputs)
+            end += classifier.num_outputs
+        self._labels = {name: tree.leaves_of(self._of_tree[name], view) for name, view in views.items()}
+        self.tables = nn.ModuleList(LeafTable(tree.leaves, self._labels[name]) for name in views)
+        self._taught = {name: tree.targets(self._of_tree[name], view) for name, view in views.items()}
+        self.set_losses = nn.ModuleList(SetLoss(self._softmaxes(self._taught[name])) for name in views)
+
+    def _softmaxes(self, targets: Mapping[str, tuple[frozenset[int], ...]]) -> list[Softmax]:
+        return [Softmax(channels=self._channels[name], sets=sets) for name, sets in targets.items()]
+
+    def losses(self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> dict[str, LossTerm]:
+        found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in self._terms}
+        for dataset in logits:
+            totals, counts = self.set_losses[self._number[dataset]](logits[dataset], labels[dataset])
+            for name, total, count in zip(self._taught[dataset], totals, counts, strict=True):
+                found[name].append((total, count))
+        return {name: self._pooled(name, parts) for name, parts in found.items() if parts}
+
+    def _pooled(self, classifier: str, parts: Sequence[tuple[Tensor, Tensor]]) -> LossTerm:
+        total, count = torch.stack([part[0] for part in parts]).sum(), torch.stack([part[1] for part in parts]).sum()
+        return LossTerm(total, count, self.tree.classifiers[classifier].weight)
+
+    def leaves(self, dataset: str) -> tuple[str, ...]:
+        return self.tree.leaves
+
+    def table(self, dataset: str, sets: Sequence[Sequence[str]]) -> LeafTable:
+        """Nodes may be named, too: they are all leaves below."""
+        known = self.tree.leaves_below
+        return super().table(dataset, [_all_of(known.get(node, [node]) for node in nodes) for nodes in sets])
+
+    def leaf_log_probabilities(self, logits: Tensor, dataset: str) -> Tensor:
+        """Those of a node's classifier are added to the node's own, from the root down."""
+        reached: dict[str, Tensor] = {}
+        leaves = []
+        for name, classifier in self.tree.classifiers.items():
+            log_p = torch.log_softmax(at_least_float32(logits[:, self._channels[name]]), dim=1)
+            if classifier.of is not None:
+                log_p = log_p + reached[classifier.of]
+            for number, node in enumerate(self.tree.outputs[name]):
+                if node in self.tree.splitting:
+                    reached[node] = log_p[:, number : number + 1]
+                else:
+                    leaves.append(log_p[:, number : number + 1])
+        return torch.cat(leaves, dim=1)
+
+    def classify(self, logits: Tensor, dataset: str) -> tuple[Tensor, Tensor]:
+        log_p: Tensor = self.tables[self._number[dataset]](self.leaf_log_probabilities(logits, dataset))
+        if not self._is_greedy:
+            log_probability, classes = log_p.max(dim=1)
+            return classes, log_probability
+        classes = self._descend(self.tree.root, logits, dataset)
+        found = log_p.gather(1, classes.clamp(max=log_p.shape[1] - 1)[:, None])[:, 0]
+        return classes, found.masked_fill(classes == IGNORE_INDEX, -torch.inf)
+
+    def decide(self, logits: Tensor, classifier: str) -> Tensor:
+        """The number of the output of `classifier` that is most probable, (N, H, W) int64, whatever the others say."""
+        return logits[:, self._channels[classifier]].argmax(dim=1)
+
+    def _descend(self, classifier: str, logits: Tensor, dataset: str) -> Tensor:
+        """The labels of a dataset that the greedy rule ends at below `classifier`, (N, H, W) int64.
+
+        It ends as soon as all below is one label; void, and leaves of no label, are IGNORE_INDEX.
+        """
+        nodes = self.tree.outputs[classifier]
+        there = [self._labels_at(node, dataset) for node in nodes]
+        if self._of_tree[dataset] in self.tree.classifiers[classifier].passed_over:
+            (way,) = [number for number, labels in enumerate(there) if labels]
+            decided = torch.full_like(logits[:, 0], way, dtype=torch.int64)
+        else:
+            decided = self.decide(logits, classifier)
+        ends = torch.tensor([_only(labels) for labels in there], device=logits.device)
+        answer = ends[decided]
+        for number, node in enumerate(nodes):
+            if node in self.tree.splitting and there[number] and _only(there[number]) == IGNORE_INDEX:
+                answer = torch.where(decided == number, self._descend(self.tree.splitting[node], logits, dataset), answer)
+        return answer
+
+    def _labels_at(self, node: str, dataset: str) -> dict[int, bool]:
+        """The labels of a dataset that have leaves below `node`, void apart, and whether all leaves below it are of the label."""
+        below = self.tree.leaves_below[node]
+        return {i: below <= set(leaves) for i, leaves in enumerate(self._labels[dataset]) if below & set(leaves)}
+
+
+def _only(labels: Mapping[int, bool]) -> int:
+    """The first label that has all; IGNORE_INDEX where none has."""
+    return next((label for label, has_all in labels.items() if has_all), IGNORE_INDEX)
+
+
+def _all_of(groups: Iterable[Iterable[str]]) -> list[str]:
+    return [leaf for group in groups for leaf in group]

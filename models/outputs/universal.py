@@ -1,0 +1,72 @@
+"""One softmax over the leaves of a taxonomy; a label is a set of leaves."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from data.labels import View
+from data.universe import Universe, read_universe
+from models.networks.base import Network
+from models.outputs.base import LeafTable, LossTerm, SharedDecoder, at_least_float32
+from models.outputs.set_loss import SetLoss, Softmax
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniversalConfig:
+    """One softmax over leaves; the loss of a pixel is -log of the summed probability of its label's leaves."""
+
+    name: Literal["universal"]
+    universe: str | Universe
+    """Says which leaves each label of each dataset is: one that comes with the package (data/universes), or a file (data/universe.py).
+    A run keeps its content."""
+    aliases: dict[str, str] = field(default_factory=dict)
+    """Dataset -> the dataset of the file whose labels it has; its own name where not given."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.universe, str):  # read where the job is started: its workers may not see the file
+            object.__setattr__(self, "universe", read_universe(self.universe))
+
+    @property
+    def content(self) -> Universe:
+        assert isinstance(self.universe, Universe)
+        return self.universe
+
+    def leaves_of(self, dataset: str, view: View) -> tuple[tuple[str, ...], ...]:
+        return self.content.leaves_of(self.aliases.get(dataset, dataset), view)
+
+
+class Universal(SharedDecoder):
+    """One softmax over leaves, whichever dataset the image is of. Of a dataset's labels the one whose leaves are most probable together
+    is predicted."""
+
+    def __init__(self, config: UniversalConfig, views: Mapping[str, View], network: Network) -> None:
+        names = config.content.names
+        super().__init__(views, network, [len(names)])
+        self._names = names
+        self._number = {name: number for number, name in enumerate(views)}
+        sets = [config.leaves_of(name, view) for name, view in views.items()]
+        self.tables = nn.ModuleList(LeafTable(names, leaves) for leaves in sets)
+        number = {leaf: i for i, leaf in enumerate(names)}
+        numbers = [tuple(frozenset(number[leaf] for leaf in label) for label in leaves) for leaves in sets]
+        self.set_losses = nn.ModuleList(SetLoss([Softmax(channels=slice(0, len(names)), sets=one)]) for one in numbers)
+
+    def losses(self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> dict[str, LossTerm]:
+        terms = {}
+        for name in logits:
+            totals, counts = self.set_losses[self._number[name]](logits[name], labels[name])
+            terms[name] = LossTerm(totals[0], counts[0])
+        return terms
+
+    def leaves(self, dataset: str) -> tuple[str, ...]:
+        return self._names
+
+    def leaf_log_probabilities(self, logits: Tensor, dataset: str) -> Tensor:
+        return torch.log_softmax(at_least_float32(logits), dim=1)
+
+    def classify(self, logits: Tensor, dataset: str) -> tuple[Tensor, Tensor]:
+        log_p: Tensor = self.tables[self._number[dataset]](self.leaf_log_probabilities(logits, dataset))
+        log_probability, classes = log_p.max(dim=1)
+        return classes, log_probability
