@@ -195,9 +195,9 @@ def seconds_of(cases: Sequence[Case], what: str, *, seconds: float, least: int) 
     """Median seconds of `what` for each case, taken in turn; or why there are none."""
     try:
         subjects = [Subject(case) for case in cases]
-        for subject in subjects:  # what is compiled and tuned at first
-            RUNS[what](subject)
-            RUNS[what](subject)
+        for subject in subjects:
+            for _ in range(3 if subject.device.type == "cuda" else 1):  # what is compiled and tuned at first
+                RUNS[what](subject)
         times: list[list[float]] = [[] for _ in cases]
         end = time.perf_counter() + seconds
         while len(times[0]) < least or time.perf_counter() < end:
@@ -215,7 +215,6 @@ def peak_of(case: Case, what: str) -> float | str:
     before = Memory.now().total
     try:
         subject = Subject(case)
-        RUNS[what](subject)
         if case.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         else:
