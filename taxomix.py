@@ -140,6 +140,24 @@ def predict(overrides: Sequence[str]) -> None:
     print(f"{number} pictures labelled in {config.out}")
 
 
+def export(overrides: Sequence[str]) -> None:
+    """write a run's model as one file for other runtimes"""
+    from trainers.export import ExportConfig, export_run
+
+    config = build(ExportConfig, conf.compose("export", overrides))
+    print(f"exporting to {config.format} and comparing with the model; this takes a minute or two", flush=True)
+    done = export_run(config)
+    found = done.agreement
+    print(f"{done.path}: {done.bytes / 1e6:.1f} MB")
+    print(f"compared on {found.images} images of {', '.join(found.sizes)}")
+    beyond = f", more at {100 * found.beyond:.3g} % of pixels, as by rounding alone" if found.beyond else ""
+    print(f"  logits differ by at most {found.largest_difference:.1e} of the largest{beyond}")
+    print(f"  labels are equal at {100 * found.equal_labels:.5g} % of pixels, to those of predict at {100 * done.equal_to_predict:.5g} %")
+    runtime = "ONNX Runtime" if config.format == "onnx" else "TorchScript"
+    times = f"{done.milliseconds:.0f} ms in {runtime}, {done.torch_milliseconds:.0f} ms in torch, on this CPU"
+    print(f"  an image of {found.sizes[0]} takes {times}")
+
+
 def _print_evaluation(path: Path) -> None:
     import json
 
@@ -158,6 +176,7 @@ SUBCOMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
+    "export": export,
 }
 
 

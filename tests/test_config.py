@@ -13,6 +13,7 @@ from data.inspect.opening import InspectConfig
 from data.prepare import PrepareConfig
 from taxomix import EvaluateConfig, PredictConfig, main
 from trainers.config import JobConfig
+from trainers.export import ExportConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +77,7 @@ PRIMARY: dict[str, tuple[type, list[str]]] = {
     "inspect": (InspectConfig, ["shards=x"]),
     "evaluate": (EvaluateConfig, ["run=x"]),
     "predict": (PredictConfig, ["run=x", "images=y", "out=z"]),
+    "export": (ExportConfig, ["run=x", "format=onnx"]),
 }
 NEEDED = {
     ("data", "mine"): ["data.root=x", "data.mix={a: 2}"],

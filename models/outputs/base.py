@@ -59,8 +59,14 @@ class OutputSpace(nn.Module, ABC):
         """Logits (N_d, K, H, W) to log-probabilities (N_d, L, H, W), at least float32, of `leaves(dataset)`."""
 
     @abstractmethod
+    def class_log_probabilities(self, logits: Tensor, dataset: str) -> Tensor:
+        """Logits (N_d, K, H, W) to log-probabilities of the classes of the dataset's view, at least float32; in all they may be less
+        than 1, where there is something else to be."""
+
     def classify(self, logits: Tensor, dataset: str) -> tuple[Tensor, Tensor]:
         """`pseudo_labels` of a band of rows, with log-probabilities (N_d, H, W)."""
+        log_probability, classes = self.class_log_probabilities(logits, dataset).max(dim=1)
+        return classes, log_probability
 
     def predict(self, logits: Tensor, dataset: str) -> Tensor:
         """Logits (N_d, K, H, W) to class indices of the dataset's view, (N_d, H, W) int64; IGNORE_INDEX where none of them is
@@ -122,12 +128,12 @@ class LeafTable(nn.Module):
     def forward(self, log_p: Tensor) -> Tensor:
         """(N, L, H, W) to (N, K, H, W); -inf for a label without leaves."""
         if not len(self.columns):
-            return log_p.new_full((len(log_p), len(self.matrix), *log_p.shape[2:]), -torch.inf)
+            return log_p.new_full((log_p.shape[0], len(self.matrix), *log_p.shape[2:]), -torch.inf)
         log_p = log_p.index_select(1, self.columns)
         largest = log_p.amax(dim=1, keepdim=True)
         shares = (log_p - largest).exp()
         with torch.autocast(log_p.device.type, enabled=False):
-            sums = torch.matmul(self.matrix.to(shares.dtype), shares.flatten(2)).view(len(log_p), len(self.matrix), *log_p.shape[2:])
+            sums = torch.matmul(self.matrix.to(shares.dtype), shares.flatten(2)).view(log_p.shape[0], len(self.matrix), *log_p.shape[2:])
         return sums.log() + largest
 
 

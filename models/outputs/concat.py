@@ -43,12 +43,17 @@ class Concat(SharedDecoder):
     def leaf_log_probabilities(self, logits: Tensor, dataset: str) -> Tensor:
         return torch.log_softmax(at_least_float32(logits), dim=1)
 
-    def classify(self, logits: Tensor, dataset: str) -> tuple[Tensor, Tensor]:
+    def class_log_probabilities(self, logits: Tensor, dataset: str) -> Tensor:
         """`own`: the probability is that among the dataset's own labels, since it is known whose image it is."""
         own = self._channels[dataset]
-        log_p = torch.log_softmax(at_least_float32(logits if self._takes_all else logits[:, own]), dim=1)
-        log_probability, classes = log_p.max(dim=1)
+        if self._takes_all:
+            return self.leaf_log_probabilities(logits, dataset)[:, own]
+        return torch.log_softmax(at_least_float32(logits[:, own]), dim=1)
+
+    def classify(self, logits: Tensor, dataset: str) -> tuple[Tensor, Tensor]:
         if not self._takes_all:
-            return classes, log_probability
+            return super().classify(logits, dataset)
+        own = self._channels[dataset]
+        log_probability, classes = self.leaf_log_probabilities(logits, dataset).max(dim=1)
         is_own = (classes >= own.start) & (classes < own.stop)
         return (classes - own.start).masked_fill(~is_own, IGNORE_INDEX), log_probability

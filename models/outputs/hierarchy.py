@@ -113,11 +113,14 @@ class HierarchySpace(SharedDecoder):
                     leaves.append(log_p[:, number : number + 1])
         return torch.cat(leaves, dim=1)
 
-    def classify(self, logits: Tensor, dataset: str) -> tuple[Tensor, Tensor]:
+    def class_log_probabilities(self, logits: Tensor, dataset: str) -> Tensor:
         log_p: Tensor = self.tables[self._number[dataset]](self.leaf_log_probabilities(logits, dataset))
+        return log_p
+
+    def classify(self, logits: Tensor, dataset: str) -> tuple[Tensor, Tensor]:
         if not self._is_greedy:
-            log_probability, classes = log_p.max(dim=1)
-            return classes, log_probability
+            return super().classify(logits, dataset)
+        log_p = self.class_log_probabilities(logits, dataset)
         classes = self._descend(self.tree.root, logits, dataset)
         found = log_p.gather(1, classes.clamp(max=log_p.shape[1] - 1)[:, None])[:, 0]
         return classes, found.masked_fill(classes == IGNORE_INDEX, -torch.inf)

@@ -60,9 +60,8 @@ class MultiHead(OutputSpace):
     def leaf_log_probabilities(self, logits: Tensor, dataset: str) -> Tensor:
         return torch.log_softmax(at_least_float32(logits), dim=1)
 
-    def classify(self, logits: Tensor, dataset: str) -> tuple[Tensor, Tensor]:
-        log_probability, classes = self.leaf_log_probabilities(logits, dataset).max(dim=1)
-        return classes, log_probability
+    def class_log_probabilities(self, logits: Tensor, dataset: str) -> Tensor:
+        return self.leaf_log_probabilities(logits, dataset)
 
     def predict(self, logits: Tensor, dataset: str) -> Tensor:
         return logits.argmax(dim=1)

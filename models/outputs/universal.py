@@ -66,7 +66,6 @@ class Universal(SharedDecoder):
     def leaf_log_probabilities(self, logits: Tensor, dataset: str) -> Tensor:
         return torch.log_softmax(at_least_float32(logits), dim=1)
 
-    def classify(self, logits: Tensor, dataset: str) -> tuple[Tensor, Tensor]:
+    def class_log_probabilities(self, logits: Tensor, dataset: str) -> Tensor:
         log_p: Tensor = self.tables[self._number[dataset]](self.leaf_log_probabilities(logits, dataset))
-        log_probability, classes = log_p.max(dim=1)
-        return classes, log_probability
+        return log_p
