@@ -153,7 +153,7 @@ class Subject:
         batch = Batch(
             images=images if self.case.mode != "eager" else images.contiguous(),
             labels=torch.randint(0, CLASSES[0], (num_images, height, width), dtype=torch.uint8),
-            rows={name: torch.arange(number, num_images, len(names)) for number, name in enumerate(names)},
+            rows={name: torch.arange(num_images)[number :: len(names)] for number, name in enumerate(names)},
             roles={},
             streams=torch.zeros(num_images, dtype=torch.int64),
             seeds=torch.arange(num_images),

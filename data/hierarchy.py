@@ -7,6 +7,7 @@ in data/hierarchies come with the package.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import inf
 from pathlib import Path
 from typing import Literal
 
@@ -37,8 +38,8 @@ class Classifier:
     def __post_init__(self) -> None:
         if len(self.classes) + self.void < 2:
             raise InputError(f"classes: {', '.join(self.classes) or 'none'} found, expected two outputs or more, void included; add one")
-        if self.weight < 0:
-            raise InputError(f"weight: {self.weight:g} found, expected 0 or more; raise it")
+        if not 0 <= self.weight < inf:
+            raise InputError(f"weight: {self.weight:g} found, expected a number of 0 or more; mend it")
 
     @property
     def num_outputs(self) -> int:
@@ -90,6 +91,7 @@ class Hierarchy:
             raise InputError("classifiers: none found, expected one or more; add the root")
         split = [classifier.of for classifier in self.classifiers.values() if classifier.of is not None]
         check_unique(split, "classifiers: of")
+        check_unique(self.leaves, "classifiers (a void is named NODE/void)")
 
     def _check_passed_over(self, name: str, dataset: str) -> None:
         labelled = self.expand(tuple(node for nodes in self.labels[dataset].values() for node in _as_tuple(nodes)))

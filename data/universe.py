@@ -3,7 +3,7 @@
 A taxonomy found from data is written in this form, and the output space `universal` reads it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -79,6 +79,15 @@ def labels_of(labels: Mapping[str, Mapping[str, T]], dataset: str, view: View) -
     if missing:
         raise InputError(f"outputs: labels.{dataset} without {missing[0]!r} found, expected all of view {view.name}; add it to the file")
     return [labels[dataset][name] for name in view.names]
+
+
+def check_aliases(aliases: Mapping[str, str], datasets: Iterable[str], labels: Mapping[str, object]) -> None:
+    """Raise InputError for an alias of a dataset that is not in the job, or to one that is not in the file."""
+    for name, other in aliases.items():
+        if name not in datasets:
+            raise InputError(f"outputs.aliases.{name}: no such dataset in data.mix, expected one of {', '.join(datasets)}; remove it")
+        if other not in labels:
+            raise InputError(f"outputs.aliases.{name}: {other} found, expected one of {', '.join(labels)}; mend the name")
 
 
 def leaf_view(names: Sequence[str], colors: Sequence[Color | None]) -> View:

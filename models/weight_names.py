@@ -120,11 +120,16 @@ class JobHead:
     """How its network normalises images."""
 
 
+def _trained(outputs: Mapping[str, object]) -> dict[str, object]:
+    """What of the config of an output space bears on its weights: how it predicts does not."""
+    return {key: value for key, value in outputs.items() if key not in ("rule", "predict")}
+
+
 def run_form(file: JobHead, job: JobHead) -> Form:
     """The names of a run's checkpoint. Decoders and classifiers of a dataset go to the same dataset, where its classes are the same;
     those that datasets share are taken where the output space and all datasets are the same."""
     multihead = file.outputs["name"] == job.outputs["name"] == "multihead"
-    same = file.outputs == job.outputs and list(file.classes.items()) == list(job.classes.items())
+    same = _trained(file.outputs) == _trained(job.outputs) and list(file.classes.items()) == list(job.classes.items())
 
     def place(key: str) -> Place:
         key = key.removeprefix("model.")

@@ -280,7 +280,7 @@ class Jumping(Network):
     def make_decoder(self, num_classes: int) -> nn.Module:
         return nn.Identity()
 
-    def make_classifier(self, num_classes: int) -> nn.Module:
+    def make_classifier(self, decoder: nn.Module, num_classes: int) -> nn.Module:
         return FirstMap(nn.Conv2d(3, num_classes, 1))
 
 

@@ -411,6 +411,7 @@ def test_pseudo_labels_are_predictions_with_their_probability(name: str) -> None
         found = expected.gather(1, index[:, None])[:, 0]
         is_class = classes != IGNORE_INDEX
         torch.testing.assert_close(confidence[is_class].double(), found[is_class], rtol=1e-4, atol=1e-6)
+        assert not confidence[~is_class].any()  # nothing is confidently no label
         if name not in ("all", "greedy"):
             assert bool(is_class.all())
             assert torch.equal(classes, expected.argmax(1))
@@ -733,7 +734,7 @@ def changed(content: Any, key: str, value: Any) -> dict[str, Any]:
         ("classifiers.sign.of", "ground", "classifiers: of: ground found more than once"),
         ("classifiers.sign.classes", ["stop", "sky"], "classifiers.sign.classes: sky found more than once"),
         ("classifiers.sign.classes", [], "classes: none found, expected two outputs or more"),
-        ("classifiers.sign.weight", -1, "weight: -1 found, expected 0 or more"),
+        ("classifiers.sign.weight", -1, "weight: -1 found, expected a number of 0 or more"),
         ("classifiers.sign.datasets", ["sign"], "classifiers.sign.datasets: sign found, which is defined nowhere"),
         ("classifiers.top.passed_over", ["fine"], "classifiers.top.passed_over: fine found, whose labels lie below ground, car, sign"),
         ("labels.signs.stop", "stopp", "labels.signs.stop: stopp found, which is defined nowhere"),
@@ -793,7 +794,10 @@ def test_datasets_and_classes_that_the_file_does_not_know_are_told() -> None:
         with pytest.raises(InputError, match=r"outputs: no labels of mine found, .* outputs.aliases=\{mine: coarse\}"):
             loss_terms(config, views)
         assert isinstance(config, UniversalConfig | HierarchyConfig)
-        assert "coarse" in loss_terms(replace(config, aliases={"mine": "fine"}), views) or isinstance(config, HierarchyConfig)
+        assert loss_terms(replace(config, aliases={"mine": "fine"}), views)
+        for aliases, told in (({"none": "fine"}, "aliases.none: no such dataset"), ({"mine": "none"}, "aliases.mine: none found")):
+            with pytest.raises(InputError, match=told):
+                loss_terms(replace(config, aliases=aliases), views)
         other = {"fine": view(["road", "bus"])}
         with pytest.raises(InputError, match=r"labels.fine without 'bus' found, expected all of view all"):
             build_outputs(config, other, Plain())
@@ -806,3 +810,28 @@ def test_what_one_classifier_says_can_be_asked_for() -> None:
     made, logits = outputs_of("joint")
     assert isinstance(made, HierarchySpace)
     assert torch.equal(made.decide(logits["signs"], "ground"), logits["signs"][:, 4:7].argmax(1))
+
+
+def test_a_void_and_a_class_may_not_share_a_name() -> None:
+    root = {"classes": ["void", "a"], "void": True}
+    with pytest.raises(InputError, match=r"classifiers \(a void is named NODE/void\): void found more than once"):
+        build(Hierarchy, {"version": 1, "classifiers": {"root": root}, "labels": {}})
+
+
+def test_a_dataset_may_teach_no_classifier_and_be_predicted_all_the_same() -> None:
+    tree = build(
+        Hierarchy,
+        {
+            "version": 1,
+            "classifiers": {"root": {"classes": ["ground", "car"], "datasets": ["fine"]}},
+            "labels": {"coarse": {"ground": "ground", "thing": "car", "sky": None}, "fine": dict.fromkeys(VIEWS["fine"].names, "ground")},
+        },
+    )
+    made = build_outputs(HierarchyConfig(name="hierarchy", tree=tree), {name: VIEWS[name] for name in ("coarse", "fine")}, Plain())
+    logits = {name: torch.randn(1, 2, 3, 3, requires_grad=True) for name in ("coarse", "fine")}
+    terms = made.losses(logits, {name: torch.zeros(1, 3, 3, dtype=torch.int64) for name in logits})
+    assert list(terms) == ["root"]
+    terms["root"].total.backward()
+    assert logits["fine"].grad is not None
+    assert logits["coarse"].grad is None
+    assert made.predict(logits["coarse"], "coarse").shape == (1, 3, 3)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import TINY_JOB, FolderMaker, read_metrics
+from tiny import TINY_JOB, FolderMaker, read_metrics, write_folder
 
 import conf
 from data.config import build
@@ -271,3 +271,57 @@ def test_all_of_a_job_lies_on_one_device(shards: Path, tmp_path: Path) -> None:
     job = build(JobConfig, conf.compose("train", words))
     trainer = build_trainer(job, open_data(job.data, seed=0).views, torch.device("meta"))
     assert {value.device.type for value in (*trainer.parameters(), *trainer.buffers())} == {"meta"}
+
+
+UNIVERSE = """
+version: 1
+leaves: [{name: ground}, {name: red}, {name: blue}]
+labels:
+  disks: {ground: [ground], red: [red], blue: [blue]}
+  tones: {dark: [ground], colourful: [red, blue]}
+  boxed: {red thing: [red], blue thing: [blue]}
+"""
+
+TREE = """
+version: 1
+classifiers:
+  root: {classes: [ground, thing]}
+  things: {of: thing, classes: [red, blue], void: true, weight: 0.5}
+labels:
+  disks: {ground: ground, red: red, blue: blue}
+  tones: {dark: ground, colourful: thing}
+  boxed: {red thing: red, blue thing: blue}
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "terms"),
+    [
+        (["outputs=multihead", "outputs.decoder=repeated"], {"disks", "tones", "boxed"}),
+        (["outputs=concat", "outputs.predict=all"], {"disks", "tones", "boxed"}),
+        (["outputs=universal", "outputs.universe=FOLDER/universe.yaml"], {"disks", "tones", "boxed"}),
+        (["outputs=hierarchy", "outputs.tree=FOLDER/tree.yaml", "outputs.rule=greedy"], {"root", "things"}),
+    ],
+)
+def test_every_output_space_trains_resumes_evaluates_and_predicts(
+    tiny_job: list[str], shards: Path, tmp_path: Path, words: list[str], terms: set[str]
+) -> None:
+    """Of the files of trees and universes a run keeps the content: `evaluate` and `predict` need none."""
+    (tmp_path / "universe.yaml").write_text(UNIVERSE)
+    (tmp_path / "tree.yaml").write_text(TREE)
+    words = [*tiny_job, *(word.replace("FOLDER", str(tmp_path)) for word in words), "run.name=space", "loop.checkpoint_every=2"]
+    assert main([*words, "loop.steps=4"]) == 0
+    run = RunFolder(tmp_path / "runs" / "space")
+    assert {name for name in terms if read_metrics(run.path, f"loss/{name}")} == terms
+    before = json.loads(run.evaluation.read_text())
+    for path in (run.checkpoints.path(4), run.checkpoints.folder / "best.pt"):
+        path.unlink()
+    assert main([*words, "loop.steps=4"]) == 0  # from step 2
+    assert json.loads(run.evaluation.read_text()) == before
+    for name in ("universe.yaml", "tree.yaml"):
+        (tmp_path / name).unlink()
+    assert main(["evaluate", f"run={run.path}", "overlays=1"]) == 0
+    assert json.loads(run.evaluation.read_text()) == before
+    pictures = write_folder("disks", tmp_path / "pictures", train=1, val=1, seed=3) / "images"
+    assert main(["predict", f"run={run.path}", f"images={pictures}", f"out={tmp_path / 'out'}"]) == 0
+    assert len(list((tmp_path / "out").rglob("labels/**/*.png"))) == 6

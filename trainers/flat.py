@@ -1,11 +1,13 @@
 """The flat trainer (papers 000 and 002): every dataset's samples against that dataset's own labels, the losses added up."""
 
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from data.errors import FieldError
 from data.types import Batch
 from models.model import SegmentationModel
 from models.outputs.base import LossTerm
@@ -16,6 +18,11 @@ class FlatConfig:
     name: Literal["flat"]
     weights: dict[str, float] = field(default_factory=dict)
     """Term of the loss -> its weight; 1 where not given. A term is a dataset; with `outputs=hierarchy` a classifier of the tree."""
+
+    def __post_init__(self) -> None:
+        for name, weight in self.weights.items():
+            if not 0 <= weight < inf:
+                raise FieldError(f"weights.{name}", f"{weight:g} found, expected a number of 0 or more; mend it")
 
 
 class FlatTrainer(nn.Module):

@@ -23,8 +23,8 @@ def train_step(
     totals = torch.stack([term.total for term in terms.values()])
     sums = ranks.sum(torch.stack([totals.detach().double(), torch.stack([term.count for term in terms.values()]).double()]))
     global_counts = sums[1].clamp(min=1)  # a term without a valid pixel in the whole batch: its total is 0
-    weights = torch.tensor([term.weight for term in terms.values()], dtype=totals.dtype, device=totals.device)
+    weighted = torch.stack([term.total * term.weight for term in terms.values()])  # no tensor of the weights: its copy would be waited for
     # DistributedDataParallel averages gradients over the ranks; times world_size, it sums them.
-    (weights * totals * (ranks.world_size / global_counts).to(totals.dtype)).sum().backward()
+    (weighted * (ranks.world_size / global_counts).to(totals.dtype)).sum().backward()
     optimizer.step()
     return dict(zip(terms, sums[0] / global_counts, strict=True))

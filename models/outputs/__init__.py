@@ -34,6 +34,5 @@ def loss_terms(config: OutputsConfig, views: Mapping[str, View]) -> tuple[str, .
     if isinstance(config, HierarchyConfig):
         return config.terms(views)
     if isinstance(config, UniversalConfig):
-        for name, view in views.items():
-            config.leaves_of(name, view)
+        config.check(views)
     return tuple(views)

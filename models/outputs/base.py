@@ -85,7 +85,7 @@ class OutputSpace(nn.Module, ABC):
     def table(self, dataset: str, sets: Sequence[Sequence[str]]) -> "LeafTable":
         """What labels of any label space are in the logits of `dataset`: `sets[i]` names the leaves of label i. Raises InputError for
         a leaf that is none."""
-        return LeafTable(self.leaves(dataset), sets)
+        return LeafTable(self.leaves(dataset), sets).to(next(self.parameters()).device)
 
     def predict_through(self, logits: Tensor, dataset: str, table: "LeafTable", *, foreign: bool = False) -> Tensor:
         """Logits (N_d, K, H, W) of `dataset` to labels of `table` (N_d, H, W) int64: to the one that is most probable.

@@ -56,4 +56,4 @@ class Concat(SharedDecoder):
         own = self._channels[dataset]
         log_probability, classes = self.leaf_log_probabilities(logits, dataset).max(dim=1)
         is_own = (classes >= own.start) & (classes < own.stop)
-        return (classes - own.start).masked_fill(~is_own, IGNORE_INDEX), log_probability
+        return (classes - own.start).masked_fill(~is_own, IGNORE_INDEX), log_probability.masked_fill(~is_own, -torch.inf)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from data.errors import InputError
 from data.hierarchy import Hierarchy, read_hierarchy
 from data.labels import IGNORE_INDEX, View
+from data.universe import check_aliases
 from models.networks.base import Network
 from models.outputs.base import LeafTable, LossTerm, SharedDecoder, at_least_float32
 from models.outputs.set_loss import SetLoss, Softmax
@@ -39,6 +40,7 @@ class HierarchyConfig:
 
     def terms(self, views: Mapping[str, View]) -> tuple[str, ...]:
         """The classifiers that any of the datasets teaches. Raises InputError where there is none."""
+        check_aliases(self.aliases, views, self.content.labels)
         taught = {name for dataset, view in views.items() for name in self.content.targets(self.of_tree(dataset), view)}
         if not taught:
             raise InputError(
@@ -74,6 +76,7 @@ class HierarchySpace(SharedDecoder):
         self.tables = nn.ModuleList(LeafTable(tree.leaves, self._labels[name]) for name in views)
         self._taught = {name: tree.targets(self._of_tree[name], view) for name, view in views.items()}
         self.set_losses = nn.ModuleList(SetLoss(self._softmaxes(self._taught[name])) for name in views)
+        """By dataset; that of one which teaches no classifier, and is only predicted, is never asked."""
 
     def _softmaxes(self, targets: Mapping[str, tuple[frozenset[int], ...]]) -> list[Softmax]:
         return [Softmax(channels=self._channels[name], sets=sets) for name, sets in targets.items()]
@@ -81,6 +84,8 @@ class HierarchySpace(SharedDecoder):
     def losses(self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> dict[str, LossTerm]:
         found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in self._terms}
         for dataset in logits:
+            if not self._taught[dataset]:
+                continue
             totals, counts = self.set_losses[self._number[dataset]](logits[dataset], labels[dataset])
             for name, total, count in zip(self._taught[dataset], totals, counts, strict=True):
                 found[name].append((total, count))
@@ -137,7 +142,7 @@ class HierarchySpace(SharedDecoder):
         nodes = self.tree.outputs[classifier]
         there = [self._labels_at(node, dataset) for node in nodes]
         if self._of_tree[dataset] in self.tree.classifiers[classifier].passed_over:
-            (way,) = [number for number, labels in enumerate(there) if labels]
+            way = next((number for number, labels in enumerate(there) if labels), 0)
             decided = torch.full_like(logits[:, 0], way, dtype=torch.int64)
         else:
             decided = self.decide(logits, classifier)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from data.labels import View
-from data.universe import Universe, read_universe
+from data.universe import Universe, check_aliases, read_universe
 from models.networks.base import Network
 from models.outputs.base import LeafTable, LossTerm, SharedDecoder, at_least_float32
 from models.outputs.set_loss import SetLoss, Softmax
@@ -33,6 +33,12 @@ class UniversalConfig:
     def content(self) -> Universe:
         assert isinstance(self.universe, Universe)
         return self.universe
+
+    def check(self, views: Mapping[str, View]) -> None:
+        """Raise InputError where the universe does not know the classes of a view, or an alias is of none."""
+        check_aliases(self.aliases, views, self.content.labels)
+        for name, view in views.items():
+            self.leaves_of(name, view)
 
     def leaves_of(self, dataset: str, view: View) -> tuple[tuple[str, ...], ...]:
         return self.content.leaves_of(self.aliases.get(dataset, dataset), view)
