@@ -56,3 +56,14 @@ def test_reader_memory_and_prepare_speed_print_their_rows() -> None:
     rows = cells(run("prepare_speed", "--images", "2", "--rounds", "1", "--sets", "voc"))
     assert float(rows["500x375, JPEG"][0]) > 0
     assert float(rows["500x375, PNG"][1]) > 0
+
+
+@pytest.mark.timeout(180)
+def test_networks_have_a_row_in_each_table() -> None:
+    words = ["--networks", "espnet", "--sizes", "64x64", "--sets-size", "64x64", "--seconds", "0", "--least", "1", "--device", "cpu"]
+    one, three = (cells(table)["espnet"] for table in run("networks", *words).split("Forward pass of one image"))
+    mode, parameters, macs, *measured = one
+    assert (mode, parameters) == ("channels_last", "0.36")
+    assert all(float(cell) >= 0 for cell in (macs, *measured[:-1]))
+    assert all(float(cell) > 0 for cell in three)
+    assert three[6:] == ["0.36", "0.38", "1.17"]
