@@ -66,4 +66,4 @@ def test_networks_have_a_row_in_each_table() -> None:
     assert (mode, parameters) == ("channels_last", "0.36")
     assert all(float(cell) >= 0 for cell in (macs, *measured[:-1]))
     assert all(float(cell) > 0 for cell in three)
-    assert three[6:] == ["0.36", "0.38", "1.17"]
+    assert float(three[6]) < float(three[7]) < float(three[8])  # parameters: one dataset, a shared decoder, one for each
