@@ -28,9 +28,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import conf
+from benchmarks.output_losses import view_of
 from benchmarks.process import Memory, forget_peak, peak
 from data.config import build
-from data.labels import Label, LabelSpace, View
 from data.types import Batch
 from models.model import SegmentationModel, build_model
 from models.networks import NetworkConfig
@@ -67,11 +67,6 @@ class _Network:
     model: NetworkConfig
 
 
-def view(num_classes: int) -> View:
-    labels = tuple(Label(id=i, name=str(i), color=(i, i, i)) for i in range(num_classes))
-    return LabelSpace(name=str(num_classes), labels=labels).view()
-
-
 def network_config(name: str) -> NetworkConfig:
     return build(_Network, {"model": yaml.safe_load((conf.FOLDER / "model" / f"{name}.yaml").read_text())}).model
 
@@ -86,9 +81,6 @@ class Neighbour(Network):
     def forward(self, images: Tensor) -> Features:
         out = self.network(images)
         return (out["out"] if isinstance(out, dict) else out,)
-
-    def make_decoder(self, num_classes: int) -> nn.Module:
-        return nn.Identity()
 
     def make_classifier(self, decoder: nn.Module, num_classes: int) -> nn.Module:
         return FirstMap(nn.Identity())
@@ -130,7 +122,7 @@ class Subject:
     def __init__(self, case: Case) -> None:
         self.case, self.device = case, torch.device(case.device)
         torch.manual_seed(0)
-        views = {str(number): view(CLASSES[number]) for number in range(case.num_datasets)}
+        views = {str(number): view_of([str(i) for i in range(CLASSES[number])]) for number in range(case.num_datasets)}
         config = build(MultiHeadConfig, {"name": "multihead", "decoder": case.decoder})
         neighbours = dict(NEIGHBOURS.values())
         if case.network in neighbours:

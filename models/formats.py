@@ -154,7 +154,7 @@ def _import_onnx() -> Any:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise InputError(
-            f"format=onnx: {error}, expected the packages onnx, onnxscript and onnxruntime; pip install 'taxomix[export]', or give "
+            f"format=onnx: {error}, expected the packages onnx, onnxscript and onnxruntime; pip install '.[export]', or give "
             "format=torchscript"
         ) from None
     return onnx

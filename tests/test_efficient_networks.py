@@ -12,11 +12,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import head_of
+from tiny import head_of, view_of
 from torch import Tensor, nn
 
 from data.errors import InputError
-from data.labels import Label, LabelSpace, View
 from data.shards import ShardSplit
 from data.transforms import CropConfig
 from models.model import SegmentationModel, build_model
@@ -46,13 +45,9 @@ ENET, ERFNET, EDANET = ENetConfig(name="enet"), ERFNetConfig(name="erfnet"), EDA
 ESPNET, GUNET, IGUMNET = ESPNetConfig(name="espnet"), GUNetConfig(name="gunet"), IGUMNetConfig(name="igumnet")
 
 
-def view(num_classes: int) -> View:
-    return LabelSpace(name="some", labels=tuple(Label(id=i, name=str(i), color=(i, i, i)) for i in range(num_classes))).view()
-
-
 def model_of(config: NetworkConfig, **num_classes: int) -> SegmentationModel:
     torch.manual_seed(0)
-    return build_model(config, MultiHeadConfig(name="multihead"), {name: view(number) for name, number in num_classes.items()})
+    return build_model(config, MultiHeadConfig(name="multihead"), {name: view_of(number) for name, number in num_classes.items()})
 
 
 def size_of(module: nn.Module) -> int:

@@ -463,7 +463,7 @@ def test_missing_packages_and_pictures(
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     assert main(["export", f"run={run}", "format=onnx"]) == 2
     error = capsys.readouterr().err
-    assert "pip install 'taxomix[export]'" in error
+    assert "pip install '.[export]'" in error
     assert error.count("\n") == 1
 
 

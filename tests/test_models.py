@@ -1,19 +1,15 @@
 import pytest
 import torch
+from tiny import view_of
 
-from data.labels import Label, LabelSpace, View
 from models.model import SegmentationModel, build_model
 from models.networks.swiftnet import SwiftNetConfig
 from models.outputs.multihead import MultiHeadConfig
 
 
-def view(num_classes: int) -> View:
-    return LabelSpace(name="some", labels=tuple(Label(id=i, name=str(i), color=(i, i, i)) for i in range(num_classes))).view()
-
-
 def swiftnet(**num_classes: int) -> SegmentationModel:
     torch.manual_seed(0)
-    views = {name: view(number) for name, number in num_classes.items()}
+    views = {name: view_of(number) for name, number in num_classes.items()}
     return build_model(SwiftNetConfig(name="swiftnet"), MultiHeadConfig(name="multihead"), views)
 
 

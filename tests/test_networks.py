@@ -10,7 +10,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import head_of
+from tiny import head_of, view_of
 from torch import Tensor, nn
 from torchvision.models import get_model
 
@@ -18,7 +18,6 @@ import conf
 from data.adapters.common import read_table
 from data.config import build
 from data.errors import InputError
-from data.labels import Label, LabelSpace, View
 from models.model import SegmentationModel, build_model
 from models.networks import NetworkConfig, build_network
 from models.networks.deeplab import DeepLabV2, DeepLabV2Config
@@ -43,10 +42,6 @@ SWITCHES = [
 SIZES = [(64, 96), (65, 97), (33, 130), (32, 32), (47, 31)]
 
 
-def view(num_classes: int) -> View:
-    return LabelSpace(name="some", labels=tuple(Label(id=i, name=str(i), color=(i, i, i)) for i in range(num_classes))).view()
-
-
 @cache
 def config(choice: str) -> NetworkConfig:
     file, *words = choice.split()
@@ -56,7 +51,7 @@ def config(choice: str) -> NetworkConfig:
 @cache
 def _pristine(choice: str) -> SegmentationModel:
     torch.manual_seed(0)
-    return build_model(config(choice), MultiHeadConfig(name="multihead"), {"a": view(6), "b": view(2)})
+    return build_model(config(choice), MultiHeadConfig(name="multihead"), {"a": view_of(6), "b": view_of(2)})
 
 
 def model_of(choice: str) -> SegmentationModel:
@@ -343,7 +338,7 @@ def with_heads(config: NetworkConfig, *num_classes: int) -> list[nn.Module]:
 def test_number_of_parameters(config: NetworkConfig, num_classes: int, expected: int) -> None:
     """Those of the official codes; ResNet-34 is torchvision's 21,284,672 without its classifier, and SwiftNet's decoder."""
     with torch.device("meta"):
-        model = build_model(config, MultiHeadConfig(name="multihead"), {"a": view(num_classes)})
+        model = build_model(config, MultiHeadConfig(name="multihead"), {"a": view_of(num_classes)})
     assert count(model) == expected
 
 

@@ -34,7 +34,6 @@ from models.outputs import (
     OutputsConfig,
     UniversalConfig,
     build_outputs,
-    loss_terms,
     set_loss,
 )
 from models.outputs.base import LossTerm, OutputSpace
@@ -300,7 +299,7 @@ def test_losses_are_sums_with_counts(name: str) -> None:
     labels = random_labels(1)
     terms = made.losses(logits, labels)
     expected = slow_losses(name, logits, labels)
-    assert tuple(terms) == tuple(expected) == loss_terms(SPACES[name], VIEWS)
+    assert tuple(terms) == tuple(expected) == SPACES[name].terms(VIEWS)
     for term, (total, count) in expected.items():
         assert int(terms[term].count) == count
         assert float(terms[term].total) == pytest.approx(total, rel=1e-9)
@@ -664,7 +663,7 @@ def test_the_tree_of_the_streets_agrees_with_what_is_drawn() -> None:
             assert set(leaves) == {of_atom[ATOMS[i].name] for i in made.atoms[label]}
     assert set(tree.targets("streets_signs", views["streets_signs"])) == {"sign"}
     assert tree.targets("streets_fine", views["streets_fine"])["scene"][18] == {10, 11}  # two_wheeler: motorcycle or bicycle
-    assert loss_terms(HierarchyConfig(name="hierarchy", tree="streets"), views) == tuple(tree.classifiers)
+    assert HierarchyConfig(name="hierarchy", tree="streets").terms(views) == tuple(tree.classifiers)
 
 
 def universe_pairs(tree: Hierarchy) -> dict[str, dict[str, str]]:
@@ -792,18 +791,18 @@ def test_datasets_and_classes_that_the_file_does_not_know_are_told() -> None:
     views = {"coarse": VIEWS["coarse"], "mine": VIEWS["fine"]}
     for config in (SPACES["universal"], SPACES["joint"]):
         with pytest.raises(InputError, match=r"outputs: no labels of mine found, .* outputs.aliases=\{mine: coarse\}"):
-            loss_terms(config, views)
+            config.terms(views)
         assert isinstance(config, UniversalConfig | HierarchyConfig)
-        assert loss_terms(replace(config, aliases={"mine": "fine"}), views)
+        assert replace(config, aliases={"mine": "fine"}).terms(views)
         for aliases, told in (({"none": "fine"}, "aliases.none: no such dataset"), ({"mine": "none"}, "aliases.mine: none found")):
             with pytest.raises(InputError, match=told):
-                loss_terms(replace(config, aliases=aliases), views)
+                replace(config, aliases=aliases).terms(views)
         other = {"fine": view(["road", "bus"])}
         with pytest.raises(InputError, match=r"labels.fine without 'bus' found, expected all of view all"):
             build_outputs(config, other, Plain())
     silent = replace(TREE, classifiers={**TREE.classifiers, "sign": replace(TREE.classifiers["sign"], datasets=("coarse",))})
     with pytest.raises(InputError, match=r"outputs.tree: no classifier taught by signs found"):
-        loss_terms(HierarchyConfig(name="hierarchy", tree=silent), {"signs": VIEWS["signs"]})
+        HierarchyConfig(name="hierarchy", tree=silent).terms({"signs": VIEWS["signs"]})
 
 
 def test_what_one_classifier_says_can_be_asked_for() -> None:

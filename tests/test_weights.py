@@ -16,13 +16,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from test_distributed import on_ranks
+from tiny import view_of
 from torch import Tensor
 from torchvision.models import get_model, get_model_weights
 
 import conf
 from data.config import build
 from data.errors import InputError
-from data.labels import Label, LabelSpace, View
 from models.model import SegmentationModel, build_model
 from models.networks import NetworkConfig
 from models.outputs.multihead import MultiHeadConfig
@@ -41,10 +41,6 @@ Shapes = dict[str, tuple[int, ...]]
 ESPNET_FILE = Path(__file__).parents[2] / "shared" / "weights" / "espnet_p2q8_camvid.pth"
 
 
-def view(num_classes: int) -> View:
-    return LabelSpace(name="some", labels=tuple(Label(id=i, name=f"class {i}", color=(i, i, i)) for i in range(num_classes))).view()
-
-
 def config_of(name: str, **keys: Any) -> NetworkConfig:
     config = next(config for config in get_args(NetworkConfig) if name in get_args(config.__annotations__["name"]))
     return config(name=name, **keys)
@@ -53,7 +49,7 @@ def config_of(name: str, **keys: Any) -> NetworkConfig:
 def model_of(config: NetworkConfig, **num_classes: int) -> SegmentationModel:
     """Its weights are whatever lies in memory."""
     with torch.device("meta"):
-        model = build_model(config, MultiHeadConfig(name="multihead"), {name: view(number) for name, number in num_classes.items()})
+        model = build_model(config, MultiHeadConfig(name="multihead"), {name: view_of(number) for name, number in num_classes.items()})
     return model.to_empty(device="cpu")
 
 
@@ -628,7 +624,7 @@ def start_on_rank(folder: Path, rank: int, world_size: int, out: dict[str, Tenso
         words = [f"model.weights={folder / name}.pth", f"run.dir={folder}", "run.name=some", "data=mine", "data.root=x", "data.mix={a: 2}"]
         job = build(JobConfig, conf.compose("train", words))
         torch.manual_seed(rank)
-        model = build_model(job.model, job.outputs, {"a": view(3)}).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = build_model(job.model, job.outputs, {"a": view_of(3)}).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         try:
             start_from_weights(job, model, Ranks(rank=rank, world_size=world_size))
         except InputError as error:

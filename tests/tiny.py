@@ -9,6 +9,7 @@ import yaml
 from PIL import Image
 from torch import nn
 
+from data.labels import Label, LabelSpace, View
 from data.shards import ShardSplit
 from models.networks.base import Network
 
@@ -105,3 +106,8 @@ def head_of(network: Network, num_classes: int) -> tuple[nn.Module, nn.Module]:
     """A new decoder of a network, and a classifier on it."""
     decoder = network.make_decoder(num_classes)
     return decoder, network.make_classifier(decoder, num_classes)
+
+
+def view_of(num_classes: int) -> View:
+    """A view of so many classes, called "class 0" and on."""
+    return LabelSpace(name="some", labels=tuple(Label(id=i, name=f"class {i}", color=(i, i, i)) for i in range(num_classes))).view()

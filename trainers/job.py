@@ -15,7 +15,6 @@ from data.mixture import WITH_LABELS, Mixture
 from data.shards import ShardSplit
 from data.streams import StreamConfig, build_mixture, unsupervised_classes
 from models.model import SegmentationModel, build_model
-from models.outputs import loss_terms
 from trainers.config import DataConfig, JobConfig
 from trainers.flat import FlatTrainer
 from trainers.ranks import Ranks
@@ -113,7 +112,7 @@ def find_problems(job: JobConfig, data: JobData) -> Iterator[str]:
         if len(untaught(data, dataset)) == view.num_classes:
             yield f"data.views.{dataset}: view {view.name} has no class that a pixel or box of its streams is of; choose another"
     try:
-        terms = loss_terms(job.outputs, data.views)
+        terms = job.outputs.terms(data.views)
         for name in sorted(job.trainer.weights.keys() - set(terms)):
             yield f"trainer.weights.{name}: no such term of the loss, expected one of {', '.join(sorted(terms))}; mend the name"
     except InputError as error:

@@ -69,10 +69,10 @@ class Network(nn.Module, ABC):
     def forward(self, images: Tensor) -> Features:
         """(N, 3, H, W) float, normalised, H and W multiples of `divisor`, to the features that decoders take."""
 
-    @abstractmethod
     def make_decoder(self, num_classes: int) -> nn.Module:
         """A new decoder, `Features` to `Features`; the first map is what classifiers read. `num_classes` is of the classifiers
-        that will follow, the most of them where they differ: of use to networks whose width depends on it."""
+        that will follow, the most of them where they differ: of use to networks whose width depends on it. None by default."""
+        return nn.Identity()
 
     @abstractmethod
     def make_classifier(self, decoder: nn.Module, num_classes: int) -> nn.Module:

@@ -77,9 +77,6 @@ class DeepLabV2(Network):
         """(N, 2048, h, w); 512 pixels are 65 there, 321 are 41: the map's corners lie on the corners of the image."""
         return (F.relu(self.encoder(images)[-1]),)
 
-    def make_decoder(self, num_classes: int) -> nn.Module:
-        return nn.Identity()
-
     def make_classifier(self, decoder: nn.Module, num_classes: int) -> nn.Module:
         return DilatedConvolutions(self.encoder.channels[-1], num_classes, self.num_branches)
 

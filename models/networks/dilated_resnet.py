@@ -65,9 +65,6 @@ class DilatedResNet50(Network):
         """(N, 256, H/8, W/8), shared by all branches."""
         return (self.reduce(F.relu(self.encoder(images)[-1])),)
 
-    def make_decoder(self, num_classes: int) -> nn.Module:
-        return nn.Identity()
-
     def make_classifier(self, decoder: nn.Module, num_classes: int) -> nn.Module:
         """Logits (N, C, H/4, W/4): the adaptation branch of a classifier, which is a bottleneck that does not narrow, the classifier,
         and the learned half of the upsampling, the other half being bilinear."""

@@ -107,9 +107,6 @@ class EDANet(Network):
         """(N, 450, H/8, W/8)."""
         return (self.encoder(images),)
 
-    def make_decoder(self, num_classes: int) -> nn.Module:
-        return nn.Identity()
-
     def make_classifier(self, decoder: nn.Module, num_classes: int) -> nn.Module:
         classifier = FirstMap(nn.Conv2d(450, num_classes, 1, bias=self.bias))
         _initialise(classifier)

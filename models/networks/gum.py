@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.networks.base import resize
+from models.networks.base import Features, FirstMap, Network, resize
 
 
 def guided_upsample(maps: Tensor, offsets: Tensor, size: tuple[int, int]) -> Tensor:
@@ -49,3 +49,17 @@ def guidance(in_channels: int, *, doublings: int) -> nn.Sequential:
     assert last.bias is not None
     nn.init.zeros_(last.bias)
     return nn.Sequential(*layers, last)
+
+
+class GuidedNetwork(Network):
+    """A network without a decoder: logits of its first map are enlarged by the offsets that are its second."""
+
+    feature_channels: int
+    """Of the first map."""
+
+    def make_classifier(self, decoder: nn.Module, num_classes: int) -> nn.Module:
+        return FirstMap(nn.Conv2d(self.feature_channels, num_classes, 1))
+
+    @staticmethod
+    def upsample(logits: Tensor, decoded: Features, size: tuple[int, int]) -> Tensor:
+        return guided_upsample(logits, decoded[1], size)

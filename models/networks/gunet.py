@@ -20,10 +20,10 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.networks.base import Features, FirstMap, Network, NetworkConfigBase, resize
+from models.networks.base import Features, NetworkConfigBase, resize
 from models.networks.blocks import NORMALISATIONS
 from models.networks.drn import DRND22
-from models.networks.gum import guidance, guided_upsample
+from models.networks.gum import GuidedNetwork, guidance
 
 CHANNELS = 128
 
@@ -51,8 +51,10 @@ class Fusion(nn.Module):
         return F.relu(self.deep(resize(deep, (shallow.shape[2], shallow.shape[3]))) + self.shallow(shallow))
 
 
-class GUNet(Network):
+class GUNet(GuidedNetwork):
     """With one classifier of 19 classes it has 16,582,853 parameters."""
+
+    feature_channels = CHANNELS
 
     divisor = 16
 
@@ -68,13 +70,3 @@ class GUNet(Network):
         deep = self.encoder(F.avg_pool2d(images, 2))
         fused = self.fusion(deep, self.encoder.shallow(images))
         return fused, self.guidance(fused)
-
-    def make_decoder(self, num_classes: int) -> nn.Module:
-        return nn.Identity()
-
-    def make_classifier(self, decoder: nn.Module, num_classes: int) -> nn.Module:
-        return FirstMap(nn.Conv2d(CHANNELS, num_classes, 1))
-
-    @staticmethod
-    def upsample(logits: Tensor, decoded: Features, size: tuple[int, int]) -> Tensor:
-        return guided_upsample(logits, decoded[1], size)

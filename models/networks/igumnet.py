@@ -15,12 +15,12 @@ makes the module cheap, is chosen here, as are its layers. Numbers of paper 002 
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from models.networks.base import Features, FirstMap, Network, NetworkConfigBase
+from models.networks.base import Features, NetworkConfigBase
 from models.networks.blocks import NORMALISATIONS
 from models.networks.erfnet import Encoder
-from models.networks.gum import guidance, guided_upsample
+from models.networks.gum import GuidedNetwork, guidance
 
 CHANNELS = 128
 
@@ -35,8 +35,10 @@ class IGUMNetConfig(NetworkConfigBase):
     """`imagenet`: as paper 002; `unit`: RGB in 0..1, for weights of ERFNet's encoder."""
 
 
-class IGUMNet(Network):
+class IGUMNet(GuidedNetwork):
     """With one classifier of 19 classes it has 1,969,425 parameters."""
+
+    feature_channels = CHANNELS
 
     divisor = 8
 
@@ -50,13 +52,3 @@ class IGUMNet(Network):
         """(N, 128, H/8, W/8), and the offsets (N, 2, H/8, W/8) for the upsampling."""
         features = self.encoder(images)
         return features, self.guidance(features)
-
-    def make_decoder(self, num_classes: int) -> nn.Module:
-        return nn.Identity()
-
-    def make_classifier(self, decoder: nn.Module, num_classes: int) -> nn.Module:
-        return FirstMap(nn.Conv2d(CHANNELS, num_classes, 1))
-
-    @staticmethod
-    def upsample(logits: Tensor, decoded: Features, size: tuple[int, int]) -> Tensor:
-        return guided_upsample(logits, decoded[1], size)

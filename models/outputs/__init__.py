@@ -27,12 +27,3 @@ def build_outputs(config: OutputsConfig, views: Mapping[str, View], network: Net
             return Universal(config, views, network)
         case HierarchyConfig():
             return HierarchySpace(config, views, network)
-
-
-def loss_terms(config: OutputsConfig, views: Mapping[str, View]) -> tuple[str, ...]:
-    """The names of the terms that `losses` will have: datasets, or the classifiers of a tree. Raises InputError as `build_outputs`."""
-    if isinstance(config, HierarchyConfig):
-        return config.terms(views)
-    if isinstance(config, UniversalConfig):
-        config.check(views)
-    return tuple(views)

@@ -30,6 +30,15 @@ class LossTerm:
     weight: float = 1.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class OutputsConfigBase:
+    """What the configs of all output spaces answer."""
+
+    def terms(self, views: Mapping[str, View]) -> tuple[str, ...]:
+        """The names of the terms that `losses` will have. Raises InputError where the output space does not know a class of a view."""
+        return tuple(views)
+
+
 class OutputSpace(nn.Module, ABC):
     """The interface. `views` says which classes each dataset of the job has."""
 

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from data.labels import IGNORE_INDEX, View
 from models.networks.base import Network
-from models.outputs.base import LossTerm, SharedDecoder, at_least_float32, cross_entropy_term
+from models.outputs.base import LossTerm, OutputsConfigBase, SharedDecoder, at_least_float32, cross_entropy_term
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConcatConfig:
+class ConcatConfig(OutputsConfigBase):
     """One softmax over every (dataset, label) (paper 000): the network learns the label and whose label it is."""
 
     name: Literal["concat"]

@@ -12,12 +12,12 @@ from data.hierarchy import Hierarchy, read_hierarchy
 from data.labels import IGNORE_INDEX, View
 from data.universe import check_aliases
 from models.networks.base import Network
-from models.outputs.base import LeafTable, LossTerm, SharedDecoder, at_least_float32
+from models.outputs.base import LeafTable, LossTerm, OutputsConfigBase, SharedDecoder, at_least_float32
 from models.outputs.set_loss import SetLoss, Softmax
 
 
 @dataclass(frozen=True, kw_only=True)
-class HierarchyConfig:
+class HierarchyConfig(OutputsConfigBase):
     """A tree of softmaxes over one decoder, each with a classifier of its own (paper 001)."""
 
     name: Literal["hierarchy"]
@@ -39,7 +39,7 @@ class HierarchyConfig:
         return self.tree
 
     def terms(self, views: Mapping[str, View]) -> tuple[str, ...]:
-        """The classifiers that any of the datasets teaches. Raises InputError where there is none."""
+        """The classifiers that any of the datasets teaches; one there has to be."""
         check_aliases(self.aliases, views, self.content.labels)
         taught = {name for dataset, view in views.items() for name in self.content.targets(self.of_tree(dataset), view)}
         if not taught:

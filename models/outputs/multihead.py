@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from data.labels import View
 from models.batchnorm import allow_empty_batches
 from models.networks.base import Features, Network
-from models.outputs.base import LossTerm, OutputSpace, at_least_float32, cross_entropy_term, select
+from models.outputs.base import LossTerm, OutputsConfigBase, OutputSpace, at_least_float32, cross_entropy_term, select
 
 
 @dataclass(frozen=True, kw_only=True)
-class MultiHeadConfig:
+class MultiHeadConfig(OutputsConfigBase):
     """One softmax per dataset over shared features (paper 002)."""
 
     name: Literal["multihead"]

@@ -4,6 +4,7 @@ It is the logsumexp over all outputs minus that over the label's. Loss and gradi
 go, a band of rows at a time, so that nothing of the size of the logits is held but the gradient.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -83,7 +84,7 @@ class _SetLossFunction(torch.autograd.Function):
         return grad * factors.to(grad.dtype).view(1, -1, 1, 1), None, None
 
 
-class _Term(nn.Module):
+class _Term(nn.Module, ABC):
     """One softmax. `counted` (256,) bool: label -> whether its pixels count; `taught`: whether, besides, there is something to learn."""
 
     counted: Tensor
@@ -99,9 +100,9 @@ class _Term(nn.Module):
         self.register_buffer("counted", counted, persistent=False)
         self.register_buffer("taught", taught, persistent=False)
 
+    @abstractmethod
     def fill(self, x: Tensor, labels: Tensor, out: Tensor | None, *, dim: int) -> Tensor:
         """The sum of the losses of logits `x`, outputs along `dim`, and labels (N, H, W); the gradient goes to `out`."""
-        raise NotImplementedError
 
 
 class _OneOf(_Term):

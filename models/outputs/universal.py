@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from data.labels import View
 from data.universe import Universe, check_aliases, read_universe
 from models.networks.base import Network
-from models.outputs.base import LeafTable, LossTerm, SharedDecoder, at_least_float32
+from models.outputs.base import LeafTable, LossTerm, OutputsConfigBase, SharedDecoder, at_least_float32
 from models.outputs.set_loss import SetLoss, Softmax
 
 
 @dataclass(frozen=True, kw_only=True)
-class UniversalConfig:
+class UniversalConfig(OutputsConfigBase):
     """One softmax over leaves; the loss of a pixel is -log of the summed probability of its label's leaves."""
 
     name: Literal["universal"]
@@ -34,11 +34,11 @@ class UniversalConfig:
         assert isinstance(self.universe, Universe)
         return self.universe
 
-    def check(self, views: Mapping[str, View]) -> None:
-        """Raise InputError where the universe does not know the classes of a view, or an alias is of none."""
+    def terms(self, views: Mapping[str, View]) -> tuple[str, ...]:
         check_aliases(self.aliases, views, self.content.labels)
         for name, view in views.items():
             self.leaves_of(name, view)
+        return super().terms(views)
 
     def leaves_of(self, dataset: str, view: View) -> tuple[tuple[str, ...], ...]:
         return self.content.leaves_of(self.aliases.get(dataset, dataset), view)
