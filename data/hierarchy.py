@@ -13,7 +13,7 @@ from typing import Literal
 
 from data.errors import InputError
 from data.labels import View
-from data.universe import Color, check_known, check_unique, labels_of, leaf_view, read_named
+from data.universe import Color, check_colors, check_known, check_unique, labels_of, leaf_view, read_named
 
 FOLDER = Path(__file__).with_name("hierarchies")
 
@@ -71,6 +71,7 @@ class Hierarchy:
                 if sum(len(self.leaves_below[name]) for name in names) > len(self.expand(names)):
                     raise InputError(f"{key}: {', '.join(names)} found, expected nodes of which none is below another; remove one")
         check_known(list(self.colors), self.leaves, "colors")
+        check_colors(self.colors, "colors")
         for name, classifier in self.classifiers.items():
             for dataset in classifier.passed_over:
                 self._check_passed_over(name, dataset)

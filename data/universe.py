@@ -42,6 +42,7 @@ class Universe:
         if len(names) < 2:
             raise InputError(f"leaves: {len(names)} found, expected at least two; add them")
         check_unique(names, "leaves")
+        check_colors({leaf.name: leaf.color for leaf in self.leaves if leaf.color is not None}, "leaves")
         for dataset, labels in self.labels.items():
             for label, leaves in labels.items():
                 check_unique(leaves, f"labels.{dataset}.{label}")
@@ -105,6 +106,12 @@ def check_known(names: Sequence[str], known: Sequence[str], key: str) -> None:
     unknown = [name for name in names if name not in known]
     if unknown:
         raise InputError(f"{key}: {unknown[0]} found, which is defined nowhere in the file; mend the name")
+
+
+def check_colors(colors: Mapping[str, Color], key: str) -> None:
+    for name, color in colors.items():
+        if not all(0 <= value <= 255 for value in color):
+            raise InputError(f"{key}.{name}: colour {list(color)} found, expected three numbers in 0..255; mend it")
 
 
 def read_named(name: str, folder: Path, cls: type[T]) -> T:

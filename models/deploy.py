@@ -19,7 +19,6 @@ from data.transforms import Interpolation, ResizeConfig
 from models.model import SegmentationModel
 from models.networks.base import resize
 from models.networks.swiftnet import SpatialPyramidPooling
-from models.outputs.base import OutputSpace
 
 INPUT = "images"
 
@@ -118,7 +117,8 @@ class DeployedModel(nn.Module):
         out = {}
         outputs = self.model.outputs
         for name, values in self.all_logits(images).items():
-            out[f"labels_{name}"] = self.native(name)[decide(outputs, values, name)]
+            # Of all rows at once: of bands, a tracer would keep as many as the example has.
+            out[f"labels_{name}"] = self.native(name)[outputs.predict_band(values, name)]
             if self.scores:
                 out[f"scores_{name}"] = outputs.class_log_probabilities(values, name).exp()
             if logits:
@@ -183,13 +183,6 @@ def native_ids(model: SegmentationModel, dataset: str, void_id: int) -> Tensor:
     table = torch.full((256,), void_id, dtype=torch.uint8)
     table[: view.num_classes] = torch.tensor(view.native_ids, dtype=torch.uint8)
     return table
-
-
-def decide(outputs: OutputSpace, logits: Tensor, dataset: str) -> Tensor:
-    """`outputs.predict`, of all rows at once: of bands, a tracer would keep as many as the example has."""
-    if type(outputs).predict is OutputSpace.predict:
-        return outputs.classify(logits, dataset)[0]
-    return outputs.predict(logits, dataset)
 
 
 def exportable(model: SegmentationModel) -> SegmentationModel:

@@ -112,37 +112,30 @@ def _official_place(key: str | None, parts: Mapping[str, Sequence[str]]) -> Plac
 class JobHead:
     """What decides whether the classifiers of one job are those of another."""
 
-    outputs: Mapping[str, object]
-    """Plain config of the output space."""
-    classes: dict[str, tuple[str, ...]]
-    """Dataset -> names of the classes of its view, in the order of the job's datasets."""
+    outputs: str
+    """Name of the output space."""
+    classifiers: Mapping[str, tuple[str, ...]]
+    """What each classifier is called and decides between, in their order."""
     normalise: str
     """How its network normalises images."""
 
 
-def _trained(outputs: Mapping[str, object]) -> dict[str, object]:
-    """What of the config of an output space bears on its weights: how it predicts does not."""
-    return {key: value for key, value in outputs.items() if key not in ("rule", "predict")}
-
-
 def run_form(file: JobHead, job: JobHead) -> Form:
-    """The names of a run's checkpoint. Decoders and classifiers of a dataset go to the same dataset, where its classes are the same;
-    those that datasets share are taken where the output space and all datasets are the same."""
-    multihead = file.outputs["name"] == job.outputs["name"] == "multihead"
-    same = _trained(file.outputs) == _trained(job.outputs) and list(file.classes.items()) == list(job.classes.items())
+    """The names of a run's checkpoint. A classifier goes to the one of the same name that decides between the same, with the decoder
+    that is its own; a decoder that all share is always taken."""
 
     def place(key: str) -> Place:
         key = key.removeprefix("model.")
-        if same or not key.startswith("outputs.") or key.startswith("outputs.decoder."):
-            return Place(names=(key,))
         numbered = re.fullmatch(r"outputs\.(decoders|classifiers)\.(\d+)\.(.+)", key)
-        if not multihead or numbered is None:
-            return Place(reason="made for other datasets or another output space")
-        dataset = list(file.classes)[int(numbered[2])]
-        if dataset not in job.classes:
-            return Place(reason=f"of dataset {dataset}, which is not in this job")
-        if file.classes[dataset] != job.classes[dataset]:
-            return Place(reason=f"of dataset {dataset}, which had other classes")
-        return Place(names=(f"outputs.{numbered[1]}.{list(job.classes).index(dataset)}.{numbered[3]}",))
+        if numbered is None:
+            return Place(names=(key,))
+        if file.outputs != job.outputs:
+            return Place(reason=f"of outputs={file.outputs}, this job has {job.outputs}")
+        name = list(file.classifiers)[int(numbered[2])]
+        if name not in job.classifiers:
+            return Place(reason=f"the classifier of {name}, which is not in this job")
+        if file.classifiers[name] != job.classifiers[name]:
+            return Place(reason=f"the classifier of {name}, which had other classes")
+        return Place(names=(f"outputs.{numbered[1]}.{list(job.classifiers).index(name)}.{numbered[3]}",))
 
     return Form(name="taxomix", place=place, normalise=(file.normalise,))

@@ -28,8 +28,6 @@ from models.outputs.hierarchy import HierarchyConfig
 from models.outputs.multihead import MultiHeadConfig
 from trainers.config import JobConfig
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 CHOICES = conf.choices("model")
 SWITCHES = [
     "swiftnet_rn18 model.encoder=resnet50 model.spp_grids=[8,4,2,1] model.normalise=cityscapes",
@@ -210,6 +208,12 @@ def test_bf16_autocast(choice: str) -> None:
             found = model(image, rows(a=[0]))["a"]
     assert found.isfinite().all()
     assert distance(found, expected) < 0.05
+    model.train()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = model(batch(32, 64), ROWS)
+    torch.stack([values.square().mean() for values in logits.values()]).sum().backward()
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    assert all(weight.grad is not None and weight.grad.dtype == torch.float32 and weight.grad.isfinite().all() for weight in trained)
 
 
 @every_network

@@ -1,4 +1,4 @@
-"""Output spaces: losses against slow references, what they have in common, predictions, trees and tables."""
+"""Output spaces: losses against slow references, what they have in common, predictions."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,25 +8,21 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from spaces import SPACES, TREE, UNIVERSE, VIEWS, Plain, outputs_of, random_labels, slow_set_loss, space, view
 from test_distributed import on_ranks
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from data.adapters.cityscapes import extended_space
 from data.adapters.common import read_table
-from data.config import build, to_plain
 from data.errors import InputError
 from data.hierarchy import Classifier, Hierarchy, read_hierarchy
-from data.labels import IGNORE_INDEX, Label, LabelSpace, View
-from data.streets.labels import ATOMS, STREET_SPACES
-from data.universe import Leaf, Universe, read_universe
+from data.labels import IGNORE_INDEX, Label, LabelSpace
+from data.universe import Leaf, Universe
 from models.batchnorm import EmptiableBatchNorm2d, GlobalBatchNorm2d, synchronise_batchnorm
 from models.networks import NetworkConfig, build_network
-from models.networks.base import Features, FirstMap, Network
 from models.outputs import (
     ConcatConfig,
     HierarchyConfig,
@@ -34,239 +30,12 @@ from models.outputs import (
     OutputsConfig,
     UniversalConfig,
     build_outputs,
-    set_loss,
 )
 from models.outputs.base import LossTerm, OutputSpace
-from models.outputs.hierarchy import HierarchySpace
 from models.outputs.multihead import MultiHead
-from models.outputs.set_loss import SetLoss, Softmax
 from trainers.predict import _write
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 CPU = torch.device("cpu")
-
-
-def view(names: Sequence[str]) -> View:
-    return LabelSpace(name="some", labels=tuple(Label(id=i, name=name, color=(i, i, i)) for i, name in enumerate(names))).view()
-
-
-VIEWS = {"coarse": view(["ground", "thing", "sky"]), "fine": view(["road", "grass", "car", "sign"]), "signs": view(["stop", "yield"])}
-
-UNIVERSE = Universe(
-    version=1,
-    leaves=tuple(Leaf(name=name) for name in ("road", "grass", "car", "stop", "yield", "sky")),
-    labels={
-        "coarse": {"ground": ("road", "grass"), "thing": ("car", "stop", "yield"), "sky": ("sky",)},
-        "fine": {"road": ("road",), "grass": ("grass",), "car": ("car",), "sign": ("stop", "yield")},
-        "signs": {"stop": ("stop",), "yield": ("yield",)},
-    },
-)
-
-TREE = Hierarchy(
-    version=1,
-    classifiers={
-        "top": Classifier(classes=("ground", "car", "sign", "sky"), datasets=("coarse", "fine")),
-        "ground": Classifier(of="ground", classes=("road", "grass"), weight=0.5, void=True),
-        "sign": Classifier(of="sign", classes=("stop", "yield"), weight=0.1, void=True),
-    },
-    labels={
-        "coarse": {"ground": "ground", "thing": ("car", "sign"), "sky": "sky"},
-        "fine": {"road": "road", "grass": "grass", "car": "car", "sign": "sign"},
-        "signs": {"stop": "stop", "yield": "yield"},
-    },
-)
-
-SPACES: dict[str, OutputsConfig] = {
-    "shared": MultiHeadConfig(name="multihead"),
-    "repeated": MultiHeadConfig(name="multihead", decoder="repeated"),
-    "concat": ConcatConfig(name="concat"),
-    "all": ConcatConfig(name="concat", predict="all"),
-    "universal": UniversalConfig(name="universal", universe=UNIVERSE),
-    "joint": HierarchyConfig(name="hierarchy", tree=TREE),
-    "greedy": HierarchyConfig(name="hierarchy", tree=TREE, rule="greedy"),
-}
-
-
-class Plain(Network):
-    """Its features are the images, of four channels; decoder and classifier have a batch normalisation each."""
-
-    def forward(self, images: Tensor) -> Features:
-        return (images,)
-
-    def make_decoder(self, num_classes: int) -> nn.Module:
-        return Normalised()
-
-    def make_classifier(self, decoder: nn.Module, num_classes: int) -> nn.Module:
-        return FirstMap(nn.Sequential(nn.BatchNorm2d(4), nn.Conv2d(4, num_classes, 1)))
-
-
-class Normalised(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
-
-    def forward(self, features: Features) -> Features:
-        return (self.layers(features[0]),)
-
-
-def space(name: str, views: dict[str, View] | None = None) -> OutputSpace:
-    torch.manual_seed(0)
-    return build_outputs(SPACES[name], views or VIEWS, Plain()).double()
-
-
-def outputs_of(name: str, *, batch: int = 2, size: tuple[int, int] = (4, 5), scale: float = 3.0) -> tuple[OutputSpace, dict[str, Tensor]]:
-    """A space, and random logits (2, K, 4, 5) float64 for each dataset, of the widths that it gives."""
-    made = space(name)
-    rows = {dataset: torch.arange(batch) for dataset in VIEWS}
-    logits = made((torch.randn(batch, 4, *size, dtype=torch.float64),), rows, size)
-    return made, {dataset: torch.randn_like(values) * scale for dataset, values in logits.items()}
-
-
-def random_labels(seed: int, shape: tuple[int, ...] = (2, 4, 5)) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    labels = {name: torch.randint(0, view.num_classes + 1, shape, generator=generator) for name, view in VIEWS.items()}
-    return {name: values.masked_fill(values == VIEWS[name].num_classes, IGNORE_INDEX) for name, values in labels.items()}
-
-
-# The loss of labels that are sets.
-
-
-def slow_set_loss(logits: Tensor, labels: Tensor, sets: Sequence[frozenset[int]]) -> tuple[float, int]:
-    """-log of the summed probability, pixel by pixel, in float64."""
-    total, count = 0.0, 0
-    x = logits.detach().double()
-    for n in range(len(labels)):
-        for i in range(labels.shape[1]):
-            for j in range(labels.shape[2]):
-                label = int(labels[n, i, j])
-                if label != IGNORE_INDEX and sets[label]:
-                    chosen = x[n, sorted(sets[label]), i, j]
-                    total += float(x[n, :, i, j].logsumexp(0) - chosen.logsumexp(0))
-                    count += 1
-    return total, count
-
-
-@st.composite
-def set_cases(draw: st.DrawFn) -> tuple[int, tuple[frozenset[int], ...], int]:
-    num_outputs = draw(st.integers(2, 7))
-    sets = draw(st.lists(st.frozensets(st.integers(0, num_outputs - 1)), min_size=1, max_size=6))
-    return num_outputs, tuple(sets), draw(st.integers(0, 2**31))
-
-
-@given(set_cases(), st.sampled_from([torch.contiguous_format, torch.channels_last]), st.sampled_from([1.0, 300.0]))
-def test_the_loss_of_sets_equals_the_slow_reference(
-    case: tuple[int, tuple[frozenset[int], ...], int], layout: torch.memory_format, scale: float
-) -> None:
-    num_outputs, sets, seed = case
-    generator = torch.Generator().manual_seed(seed)
-    logits = (torch.randn(2, num_outputs, 3, 4, generator=generator) * scale).to(memory_format=layout).requires_grad_()
-    labels = torch.randint(0, len(sets) + 1, (2, 3, 4), generator=generator)
-    labels[labels == len(sets)] = IGNORE_INDEX
-    totals, counts = SetLoss([Softmax(channels=slice(0, num_outputs), sets=sets)])(logits, labels)
-    expected, count = slow_set_loss(logits, labels, sets)
-    assert totals.dtype == torch.float32
-    assert int(counts[0]) == count
-    assert float(totals[0].detach()) == pytest.approx(expected, rel=1e-5, abs=1e-4)
-    totals.sum().backward()
-    torch.testing.assert_close(logits.grad, slow_gradient(logits, labels, sets), rtol=1e-4, atol=1e-5)
-
-
-def slow_gradient(logits: Tensor, labels: Tensor, sets: Sequence[frozenset[int]]) -> Tensor:
-    x = logits.detach().double().requires_grad_()
-    total = x.sum() * 0
-    for index in (labels != IGNORE_INDEX).nonzero().tolist():
-        n, i, j = index
-        chosen = sorted(sets[int(labels[n, i, j])])
-        if chosen:
-            total = total + x[n, :, i, j].logsumexp(0) - x[n, chosen, i, j].logsumexp(0)
-    total.backward()
-    assert x.grad is not None
-    return x.grad.float()
-
-
-@pytest.mark.parametrize("sets", [({0}, {1, 2}, {3, 4}), ({0, 1}, {1, 2}, {4}), ({0}, {1}, {4}), ({0, 1, 2, 3, 4}, {2}, set())])
-def test_the_gradient_of_sets_is_that_of_the_loss(sets: Sequence[set[int]]) -> None:
-    torch.manual_seed(0)
-    loss = SetLoss(
-        [
-            Softmax(channels=slice(0, 5), sets=tuple(frozenset(one) for one in sets)),
-            Softmax(channels=slice(6, 8), sets=(frozenset([0]), frozenset(), frozenset([1]))),
-        ]
-    )
-    labels = torch.tensor([[[0, 1, 2], [IGNORE_INDEX, 2, 1]]])
-    logits = torch.randn(1, 8, 2, 3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x: loss(x, labels)[0], logits)
-
-
-def test_a_set_far_below_the_rest_still_teaches() -> None:
-    """Its probability is no float32: the loss is a difference of logits, and the gradient is not lost."""
-    logits = torch.tensor([1e4, 0.0, 0.0, -1e4]).view(1, 4, 1, 1).requires_grad_()
-    loss = SetLoss([Softmax(channels=slice(0, 4), sets=(frozenset([1, 2]),))])
-    totals, _ = loss(logits, torch.zeros(1, 1, 1, dtype=torch.int64))
-    assert float(totals[0].detach()) == pytest.approx(1e4 - np.log(2), rel=1e-6)
-    totals.sum().backward()
-    assert logits.grad is not None
-    torch.testing.assert_close(logits.grad.flatten(), torch.tensor([1.0, -0.5, -0.5, 0.0]))
-
-
-@pytest.mark.parametrize("value", [0, IGNORE_INDEX])
-@pytest.mark.parametrize("is_gpu", [False, True])
-def test_all_leaves_teach_exactly_nothing(value: int, is_gpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Label 0 is all leaves: it counts, and loss and gradient are exact zeros. Ignored pixels do not count."""
-    if is_gpu:
-        monkeypatch.setattr(set_loss, "_fill_quickly", as_on_a_gpu)
-    loss = SetLoss([Softmax(channels=slice(0, 6), sets=(frozenset(range(6)), frozenset([1, 2])))])
-    logits = (torch.randn(2, 6, 4, 4) * 20).requires_grad_()
-    totals, counts = loss(logits, torch.full((2, 4, 4), value))
-    assert counts.tolist() == [32 if value == 0 else 0]
-    assert float(totals[0].detach()) == 0
-    totals.sum().backward()
-    assert logits.grad is not None
-    assert not logits.grad.any()
-
-
-def as_on_a_gpu(x: Tensor, is_open: Tensor, taught: Tensor, out: Tensor | None, dim: int) -> Tensor:
-    return set_loss._fill_exactly(x, is_open, out, dim)
-
-
-def test_both_ways_of_the_set_loss_agree(monkeypatch: pytest.MonkeyPatch) -> None:
-    loss = SetLoss([Softmax(channels=slice(0, 6), sets=(frozenset([0, 3]), frozenset([1, 2, 4]), frozenset([0, 1, 2, 3, 4, 5])))])
-    labels = torch.randint(0, 3, (2, 7, 5))
-    found = []
-    for way in (set_loss._fill_quickly, as_on_a_gpu):
-        monkeypatch.setattr(set_loss, "_fill_quickly", way)
-        torch.manual_seed(1)
-        logits = torch.randn(2, 6, 7, 5, requires_grad=True)
-        totals, _ = loss(logits, labels)
-        totals.sum().backward()
-        assert logits.grad is not None
-        found.append((totals.detach(), logits.grad))
-    torch.testing.assert_close(found[0], found[1])
-
-
-@pytest.mark.parametrize("sets", [({0}, {1}), ({0, 2}, {1})])
-def test_the_loss_is_float32_at_least(sets: Sequence[set[int]]) -> None:
-    loss = SetLoss([Softmax(channels=slice(0, 3), sets=tuple(frozenset(one) for one in sets))])
-    logits = (torch.randn(1, 3, 4, 4) * 5).bfloat16().requires_grad_()
-    labels = torch.randint(0, 2, (1, 4, 4))
-    totals, _ = loss(logits, labels)
-    exact, _ = slow_set_loss(logits, labels, [frozenset(one) for one in sets])
-    assert totals.dtype == torch.float32
-    assert float(totals[0].detach()) == pytest.approx(exact, rel=1e-5)
-    totals.sum().backward()
-    assert logits.grad is not None
-    assert logits.grad.dtype == torch.bfloat16
-
-
-def test_bands_cover_all_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The loss does not depend on how many rows are dealt with at once."""
-    loss = SetLoss([Softmax(channels=slice(0, 4), sets=(frozenset([0, 1]), frozenset([2, 3])))])
-    logits, labels = torch.randn(2, 4, 9, 3), torch.randint(0, 2, (2, 9, 3))
-    whole, _ = loss(logits, labels)
-    monkeypatch.setattr(set_loss, "bands", lambda logits: (slice(i, min(9, i + 4)) for i in range(0, 9, 4)))
-    torch.testing.assert_close(loss(logits, labels)[0], whole)
-
 
 # Losses of the spaces.
 
@@ -560,10 +329,15 @@ def test_an_empty_batch_moves_nothing() -> None:
     assert not bn.weight.grad.any()
 
 
-def run_repeated(rank: int, world_size: int, out: dict[str, Tensor]) -> None:
+def run_every_space(rank: int, world_size: int, out: dict[str, Tensor]) -> None:
     """Two steps: of dataset `fine` one rank has a sample, then none has; `signs` has never any."""
-    torch.manual_seed(0)
-    made = space("repeated")
+    for name in SPACES:
+        torch.manual_seed(0)
+        run_space(space(name), rank, world_size, found := {})
+        out |= {f"{name} {key}": value for key, value in found.items()}
+
+
+def run_space(made: OutputSpace, rank: int, world_size: int, out: dict[str, Tensor]) -> None:
     wrapped: nn.Module = made
     if world_size > 1:
         wrapped = DistributedDataParallel(synchronise_batchnorm(Stepped(made), CPU))
@@ -601,236 +375,24 @@ class Stepped(nn.Module):
 @pytest.mark.timeout(90)
 def test_a_dataset_missing_on_a_rank_or_on_all(tmp_path: Path) -> None:
     single: dict[str, Tensor] = {}
-    run_repeated(0, 1, single)
-    for rank in on_ranks(run_repeated, tmp_path):
+    run_every_space(0, 1, single)
+    for rank in on_ranks(run_every_space, tmp_path):
         assert rank.keys() == single.keys()
         for name, value in single.items():
             assert torch.isfinite(rank[name]).all()
             torch.testing.assert_close(rank[name], value, msg=lambda text, name=name: f"{name}: {text}")
-    assert single["1 decoders.1.layers.1.num_batches_tracked"] == 1
-    assert single["1 decoders.2.layers.1.num_batches_tracked"] == 0
-    assert single["0 decoders.1.layers.0.weight"].any()
-    assert not single["1 decoders.1.layers.0.weight"].any()
+    assert single["repeated 1 decoders.1.layers.1.num_batches_tracked"] == 1
+    assert single["repeated 1 decoders.2.layers.1.num_batches_tracked"] == 0
+    assert single["repeated 0 decoders.1.layers.0.weight"].any()
+    assert not single["repeated 1 decoders.1.layers.0.weight"].any()
 
 
-# Trees and universes.
-
-
-def test_the_tree_of_paper_001() -> None:
-    tree = read_hierarchy("paper001")
-    sizes = {name: len(classifier.classes) for name, classifier in tree.classifiers.items()}
-    assert sizes == {"L1": 53, "L2_driveable": 10, "L2_rider": 3, "L2_traffic_sign": 2, "L3_front": 43}
-    assert all(classifier.void for classifier in tree.classifiers.values())
-    assert [classifier.weight for classifier in tree.classifiers.values()] == [1.0, 0.1, 0.1, 0.1, 0.1]
-    split = {classifier.of for classifier in tree.classifiers.values() if classifier.of not in (None, "Traffic Sign (Front)")}
-    assert sum(sizes.values()) - len(split) == 108
-    cityscapes, vistas, gtsdb = read_table("cityscapes"), read_table("vistas"), read_table("gtsdb")
-    extended = extended_space(cityscapes)
-    for name, made in (("cityscapes", cityscapes), ("vistas", vistas), ("gtsdb", gtsdb), ("cityscapes_extended", extended)):
-        assert tree.labels[name].keys() == {label.name for label in made.classes}
-    # Which classifiers each dataset teaches: facts of the code, not of the text.
-    views = {"cityscapes": cityscapes.view("27"), "vistas": vistas.view(), "gtsdb": gtsdb.view()}
-    taught = {name: set(tree.targets(name, view)) for name, view in views.items()}
-    assert taught["cityscapes"] == {"L1", "L2_traffic_sign"}
-    assert taught["vistas"] == {"L1", "L2_driveable", "L2_rider", "L2_traffic_sign"}
-    assert taught["gtsdb"] == {"L3_front"}
-    assert not any(label is None for label in tree.labels["vistas"].values())
-    assert all(len(one) == 1 for one in tree.targets("cityscapes", views["cityscapes"])["L1"])
-    signs = tree.targets("cityscapes", views["cityscapes"])["L2_traffic_sign"]
-    assert [name for name, one in zip(views["cityscapes"].names, signs, strict=True) if one] == ["traffic sign"]
-    assert {one for one in signs if one} == {frozenset([1])}
-    used = {leaf for name, view in views.items() for leaves in tree.leaves_of(name, view) for leaf in leaves}
-    assert {leaf for leaf in tree.leaves if leaf not in used} == {"void", "Driveable/void", "Traffic Sign/void"}
-
-
-def test_the_universe_of_the_streets_is_what_is_drawn() -> None:
-    universe = read_universe("streets")
-    assert set(universe.names) == {atom.name for atom in ATOMS} - {"ego_vehicle"}
-    for name, made in STREET_SPACES.items():
-        expected = {label: {ATOMS[i].name for i in atoms} for label, atoms in made.atoms.items()}
-        assert {label: set(leaves) for label, leaves in universe.labels[name].items()} == expected
-    assert universe.view().colors[universe.names.index("sky")] == (70, 130, 180)
-
-
-def test_the_tree_of_the_streets_agrees_with_what_is_drawn() -> None:
-    """Every label covers the leaves of what it is drawn of, and no two labels of a dataset share one."""
-    tree = read_hierarchy("streets")
-    views = {name: made.label_space.view() for name, made in STREET_SPACES.items()}
-    of_atom = {atom: leaf for name, labels in universe_pairs(tree).items() for atom, leaf in labels.items()}
-    assert set(of_atom.values()) == set(tree.leaves)
-    for name, made in STREET_SPACES.items():
-        for label, leaves in zip(views[name].names, tree.leaves_of(name, views[name]), strict=True):
-            assert set(leaves) == {of_atom[ATOMS[i].name] for i in made.atoms[label]}
-    assert set(tree.targets("streets_signs", views["streets_signs"])) == {"sign"}
-    assert tree.targets("streets_fine", views["streets_fine"])["scene"][18] == {10, 11}  # two_wheeler: motorcycle or bicycle
-    assert HierarchyConfig(name="hierarchy", tree="streets").terms(views) == tuple(tree.classifiers)
-
-
-def universe_pairs(tree: Hierarchy) -> dict[str, dict[str, str]]:
-    """Atom -> leaf: by name, but for signs, curbs and what streets_fine calls otherwise."""
-    signs = {f"sign_{name}": name for name in ("speed_limit", "danger", "give_way", "mandatory", "no_entry", "stop")}
-    same = {atom.name: atom.name for atom in ATOMS if atom.name in tree.leaves}
-    return {"same": same, "signs": {**signs, "sign_priority": "priority_road"}, "other": {"curb": "sidewalk"}}
-
-
-def test_the_tree_of_camvid_and_gtsdb() -> None:
-    tree = read_hierarchy("camvid11_gtsdb")
-    assert [classifier.num_outputs for classifier in tree.classifiers.values()] == [11, 44]
-    assert tree.labels["gtsdb"].keys() == set(read_table("gtsdb").view().names)
-    assert len(tree.labels["camvid11"]) == 11
-    assert set(tree.targets("gtsdb", read_table("gtsdb").view())) == {"sign"}
-    assert set(tree.targets("camvid11", view(list(tree.labels["camvid11"])))) == {"scene"}
-
-
-DEEP = Hierarchy(
-    version=1,
-    classifiers={
-        "a": Classifier(classes=("b", "leaf1")),
-        "b": Classifier(of="b", classes=("c", "leaf2")),
-        "c": Classifier(of="c", classes=("d", "leaf3"), void=True),
-        "d": Classifier(of="d", classes=("leaf4", "leaf5")),
-    },
-    labels={"x": {"deep": "leaf5", "middle": "c", "pair": ("d", "leaf2"), "void": None, "all": ("b", "leaf1")}},
-)
-
-
-def test_a_label_teaches_the_way_from_the_root_and_none_below() -> None:
-    targets = DEEP.targets("x", view(["deep", "middle", "pair", "void", "all"]))
-    no = frozenset[int]()
-    assert targets["a"] == ({0}, {0}, {0}, no, no)
-    assert targets["b"] == ({0}, {0}, {0, 1}, no, no)
-    assert targets["c"] == ({0}, no, no, no, no)
-    assert targets["d"] == ({1}, no, no, no, no)
-
-
-def test_trees_and_universes_go_through_configs_and_files(tmp_path: Path) -> None:
-    for config in SPACES.values():
-        assert build(type(config), to_plain(config)) == config
-    path = tmp_path / "tree.yaml"
-    path.write_text(yaml.safe_dump(to_plain(TREE), sort_keys=False))
-    assert HierarchyConfig(name="hierarchy", tree=str(path)).content == TREE
-    path.write_text(yaml.safe_dump(to_plain(UNIVERSE), sort_keys=False))
-    assert UniversalConfig(name="universal", universe=str(path)).content == UNIVERSE
-
-
-def changed(content: Any, key: str, value: Any) -> dict[str, Any]:
-    plain: dict[str, Any] = to_plain(content)
-    *parents, last = key.split(".")
-    place = plain
-    for parent in parents:
-        place = place[parent]
-    place[last] = value
-    return plain
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "message"),
-    [
-        ("version", 2, "version: 2 found, expected one of 1"),
-        ("classifiers.sign.of", "signs", "classifiers.sign.of: signs found, expected a class of a classifier before it"),
-        ("classifiers.sign.of", None, "classifiers.sign.of: None found, expected the node it splits"),
-        ("classifiers.top.of", "sky", "classifiers.top.of: sky found"),
-        ("classifiers.sign.of", "ground", "classifiers: of: ground found more than once"),
-        ("classifiers.sign.classes", ["stop", "sky"], "classifiers.sign.classes: sky found more than once"),
-        ("classifiers.sign.classes", [], "classes: none found, expected two outputs or more"),
-        ("classifiers.sign.weight", -1, "weight: -1 found, expected a number of 0 or more"),
-        ("classifiers.sign.datasets", ["sign"], "classifiers.sign.datasets: sign found, which is defined nowhere"),
-        ("classifiers.top.passed_over", ["fine"], "classifiers.top.passed_over: fine found, whose labels lie below ground, car, sign"),
-        ("labels.signs.stop", "stopp", "labels.signs.stop: stopp found, which is defined nowhere"),
-        ("labels.fine.sign", ["sign", "stop"], "labels.fine.sign: sign, stop found, expected nodes of which none is below another"),
-        ("colors.stopp", [1, 2, 3], "colors: stopp found, which is defined nowhere"),
-        ("classifiers", {}, "classifiers: none found"),
-    ],
-)
-def test_what_is_wrong_with_a_tree_is_told(tmp_path: Path, key: str, value: Any, message: str) -> None:
-    path = tmp_path / "tree.yaml"
-    path.write_text(yaml.safe_dump(changed(TREE, key, value), sort_keys=False))
-    with pytest.raises(InputError) as caught:
-        read_hierarchy(str(path))
-    assert str(caught.value).startswith(f"{path}: {message}")
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "message"),
-    [
-        ("leaves", [{"name": "road"}], "leaves: 1 found, expected at least two"),
-        ("leaves", [{"name": "road"}, {"name": "road"}], "leaves: road found more than once"),
-        ("leaves", [{"name": "road", "colour": [1, 2, 3]}], "leaves[0].colour: unknown key (did you mean color?)"),
-        ("labels.fine.car", ["bus"], "labels.fine.car: bus found, which is defined nowhere"),
-        ("labels.fine.car", ["car", "car"], "labels.fine.car: car found more than once"),
-        ("labels.fine.car", "car", "labels.fine.car: 'car' found, expected a list"),
-    ],
-)
-def test_what_is_wrong_with_a_universe_is_told(tmp_path: Path, key: str, value: Any, message: str) -> None:
-    path = tmp_path / "universe.yml"
-    path.write_text(yaml.safe_dump(changed(UNIVERSE, key, value), sort_keys=False))
-    with pytest.raises(InputError) as caught:
-        read_universe(str(path))
-    assert str(caught.value).startswith(f"{path}: {message}")
-
-
-def test_what_is_wrong_with_a_file_is_told(tmp_path: Path) -> None:
-    path = tmp_path / "universe.yaml"
-    for content, message in (
-        ("version: 1\nversion: 2\n", "not YAML (version is given twice"),
-        ("a: [", "not YAML"),
-        ("- 1", "[1] found, expected keys and values"),
-    ):
-        path.write_text(content)
-        with pytest.raises(InputError, match=f"{path.name}: ") as caught:
-            read_universe(str(path))
-        assert message in str(caught.value)
-    with pytest.raises(InputError, match="No such file"):
-        read_universe(str(tmp_path / "none.yaml"))
-    with pytest.raises(InputError, match=r"'street' found, expected a \.yaml file or one of streets"):
-        UniversalConfig(name="universal", universe="street")
-
-
-def test_datasets_and_classes_that_the_file_does_not_know_are_told() -> None:
-    views = {"coarse": VIEWS["coarse"], "mine": VIEWS["fine"]}
-    for config in (SPACES["universal"], SPACES["joint"]):
-        with pytest.raises(InputError, match=r"outputs: no labels of mine found, .* outputs.aliases=\{mine: coarse\}"):
-            config.terms(views)
-        assert isinstance(config, UniversalConfig | HierarchyConfig)
-        assert replace(config, aliases={"mine": "fine"}).terms(views)
-        for aliases, told in (({"none": "fine"}, "aliases.none: no such dataset"), ({"mine": "none"}, "aliases.mine: none found")):
-            with pytest.raises(InputError, match=told):
-                replace(config, aliases=aliases).terms(views)
-        other = {"fine": view(["road", "bus"])}
-        with pytest.raises(InputError, match=r"labels.fine without 'bus' found, expected all of view all"):
-            build_outputs(config, other, Plain())
-    silent = replace(TREE, classifiers={**TREE.classifiers, "sign": replace(TREE.classifiers["sign"], datasets=("coarse",))})
-    with pytest.raises(InputError, match=r"outputs.tree: no classifier taught by signs found"):
-        HierarchyConfig(name="hierarchy", tree=silent).terms({"signs": VIEWS["signs"]})
-
-
-def test_what_one_classifier_says_can_be_asked_for() -> None:
-    made, logits = outputs_of("joint")
-    assert isinstance(made, HierarchySpace)
-    assert torch.equal(made.decide(logits["signs"], "ground"), logits["signs"][:, 4:7].argmax(1))
-
-
-def test_a_void_and_a_class_may_not_share_a_name() -> None:
-    root = {"classes": ["void", "a"], "void": True}
-    with pytest.raises(InputError, match=r"classifiers \(a void is named NODE/void\): void found more than once"):
-        build(Hierarchy, {"version": 1, "classifiers": {"root": root}, "labels": {}})
-
-
-def test_a_dataset_may_teach_no_classifier_and_be_predicted_all_the_same() -> None:
-    tree = build(
-        Hierarchy,
-        {
-            "version": 1,
-            "classifiers": {"root": {"classes": ["ground", "car"], "datasets": ["fine"]}},
-            "labels": {"coarse": {"ground": "ground", "thing": "car", "sky": None}, "fine": dict.fromkeys(VIEWS["fine"].names, "ground")},
-        },
-    )
-    made = build_outputs(HierarchyConfig(name="hierarchy", tree=tree), {name: VIEWS[name] for name in ("coarse", "fine")}, Plain())
-    logits = {name: torch.randn(1, 2, 3, 3, requires_grad=True) for name in ("coarse", "fine")}
-    terms = made.losses(logits, {name: torch.zeros(1, 3, 3, dtype=torch.int64) for name in logits})
-    assert list(terms) == ["root"]
-    terms["root"].total.backward()
-    assert logits["fine"].grad is not None
-    assert logits["coarse"].grad is None
-    assert made.predict(logits["coarse"], "coarse").shape == (1, 3, 3)
+def test_what_classifiers_decide_between() -> None:
+    """Those of a tree and of a universe stay the same when a dataset is added, those of concat do not."""
+    fewer = {name: VIEWS[name] for name in ("coarse", "signs")}
+    assert SPACES["shared"].classifiers(fewer) == {name: view.names for name, view in fewer.items()}
+    assert SPACES["concat"].classifiers(fewer) == {
+        "all labels": ("coarse/ground", "coarse/thing", "coarse/sky", "signs/stop", "signs/yield")
+    }
+    assert SPACES["joint"].classifiers(fewer) == SPACES["joint"].classifiers(VIEWS) == TREE.outputs
+    assert SPACES["universal"].classifiers(fewer) == SPACES["universal"].classifiers(VIEWS) == {"leaves": UNIVERSE.names}

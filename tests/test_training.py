@@ -7,12 +7,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_distributed import on_ranks, run_job
 from tiny import TINY_JOB, FolderMaker, read_metrics, write_folder
 
 import conf
@@ -325,3 +327,18 @@ def test_every_output_space_trains_resumes_evaluates_and_predicts(
     pictures = write_folder("disks", tmp_path / "pictures", train=1, val=1, seed=3) / "images"
     assert main(["predict", f"run={run.path}", f"images={pictures}", f"out={tmp_path / 'out'}"]) == 0
     assert len(list((tmp_path / "out").rglob("labels/**/*.png"))) == 6
+
+
+@pytest.mark.timeout(120)
+def test_output_spaces_of_files_train_on_two_ranks_as_on_one(tiny_job: list[str], tmp_path: Path) -> None:
+    (tmp_path / "universe.yaml").write_text(UNIVERSE)
+    (tmp_path / "tree.yaml").write_text(TREE)
+    for name, key, terms in (("universal", "universe", ("disks", "tones", "boxed")), ("hierarchy", "tree", ("root", "things"))):
+        words = [*tiny_job[1:], f"outputs={name}", f"outputs.{key}={tmp_path / key}.yaml", "loop.steps=2"]
+        assert main(["train", *words, f"run.name={name}-one"]) == 0
+        folder = tmp_path / f"{name}-ranks"
+        folder.mkdir()
+        on_ranks(partial(run_job, [*words, f"run.name={name}-two"]), folder)
+        one, two = [[read_metrics(tmp_path / "runs" / f"{name}-{ranks}", f"loss/{term}") for term in terms] for ranks in ("one", "two")]
+        assert np.array(two)[:, 0] == pytest.approx(np.array(one)[:, 0], rel=1e-5)
+        assert np.array(two) == pytest.approx(np.array(one), rel=5e-2)

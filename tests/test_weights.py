@@ -1,13 +1,5 @@
 """Starting from weights: every name of the official codes lands where it belongs, and nothing is left out without a word."""
 
-import argparse
-import hashlib
-import io
-import threading
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,25 +7,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_distributed import on_ranks
 from tiny import view_of
 from torch import Tensor
-from torchvision.models import get_model, get_model_weights
+from torchvision.models import get_model
 
-import conf
-from data.config import build
 from data.errors import InputError
 from models.model import SegmentationModel, build_model
 from models.networks import NetworkConfig
 from models.outputs.multihead import MultiHeadConfig
-from models.weight_files import fetch, fetch_imagenet, read_weights
-from models.weight_names import JobHead, forms, run_form
+from models.weight_files import read_weights
+from models.weight_names import forms
 from models.weights import Fit, LoadReport, _groups, fit_weights
-from taxomix import main
-from trainers.config import JobConfig
-from trainers.loop import Training, train
-from trainers.ranks import Ranks
-from trainers.weights import start_from_weights
 
 Shapes = dict[str, tuple[int, ...]]
 """Name -> shape of the tensors of an official state dict."""
@@ -66,9 +50,6 @@ def load(model: SegmentationModel, config: NetworkConfig, content: Any) -> LoadR
     fitted = fit(model, config, content)
     fitted.load_into(model)
     return fitted.report
-
-
-# --- official names, written down from the official codes' structure -----------------------------------------------------------------
 
 
 def bn(name: str, channels: int) -> Shapes:
@@ -375,272 +356,6 @@ def test_weights_of_another_network_are_an_error() -> None:
     broken["network.encoder.conv1.weight"] = torch.full((64, 3, 7, 7), torch.nan)
     with pytest.raises(InputError, match=r"conv1\.weight holds values that are no numbers"):
         fit(model_of(config, a=2), config, broken)
-
-
-# --- files ----------------------------------------------------------------------------------------------------------------------------
-
-
-def test_a_file_that_needs_code_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "full.pth"
-    torch.save({"args": argparse.Namespace(lr=1), "state_dict": {}}, path)
-    with pytest.raises(InputError, match=r"full.pth: holds Python objects \(argparse.Namespace\).*save its state dict anew") as caught:
-        read_weights(path)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("content", [b"", b"hello, world", b"PK\x03\x04" + bytes(50)])
-def test_what_is_no_file_of_weights_is_told(content: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "some.pth"
-    path.write_bytes(content)
-    with pytest.raises(InputError, match=r"some\.pth: not readable as a file of torch\.save") as caught:
-        read_weights(path)
-    assert "\n" not in str(caught.value)
-
-
-class Server(ThreadingHTTPServer):
-    """Gives `content` for every path, and counts."""
-
-    content = b""
-    requests = 0
-
-    def url(self, name: str) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/models/{name}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        self.server.requests += 1
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(self.server.content)))
-        self.end_headers()
-        self.wfile.write(self.server.content)
-
-    def log_message(self, *_: object) -> None:
-        """Nothing."""
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with Server(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
-
-
-def saved(content: Any) -> bytes:
-    file = io.BytesIO()
-    torch.save(content, file)
-    return file.getvalue()
-
-
-def name_of(content: bytes) -> str:
-    return f"resnet18-{hashlib.sha256(content).hexdigest()[:8]}.pth"
-
-
-def test_a_file_is_downloaded_once(server: Server, tmp_path: Path) -> None:
-    server.content = saved({"a": torch.ones(2**19)})
-    url = server.url(name_of(server.content))
-    with ThreadPoolExecutor(8) as pool:
-        paths = set(pool.map(lambda _: fetch(url, tmp_path / "cache"), range(8)))
-    assert paths == {tmp_path / "cache" / name_of(server.content)}
-    assert paths.pop().read_bytes() == server.content
-    assert server.requests == 1
-
-
-def test_a_download_of_other_bytes_is_told_and_leaves_nothing(server: Server, tmp_path: Path) -> None:
-    server.content = b"please log in"
-    with pytest.raises(InputError, match=r"/models/resnet18-00000000.pth: .* expected 00000000"):
-        fetch(server.url("resnet18-00000000.pth"), tmp_path)
-    assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
-
-
-def test_a_damaged_file_in_the_cache_is_told(server: Server, tmp_path: Path) -> None:
-    (tmp_path / "resnet18-00000000.pth").write_bytes(b"half")
-    with pytest.raises(InputError, match=f"{tmp_path}/resnet18-00000000.pth: a file cut short or another one found"):
-        fetch(server.url("resnet18-00000000.pth"), tmp_path)
-    assert server.requests == 0
-
-
-def test_without_network_the_error_names_url_file_and_folder(server: Server, tmp_path: Path) -> None:
-    url = server.url("resnet18-00000000.pth")
-    server.server_close()
-    with pytest.raises(InputError) as caught:
-        fetch(url, tmp_path)
-    assert str(caught.value).startswith(f"{url}: cannot be downloaded (")
-    assert str(caught.value).endswith(f"put it into {tmp_path} as resnet18-00000000.pth")
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be downloaded"):
-        fetch(url, tmp_path / "file")
-
-
-def test_names_of_torchvisions_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-
-    def note(url: str, folder: Path) -> Path:
-        asked.append((url, folder))
-        return folder
-
-    monkeypatch.setattr("models.weight_files.fetch", note)
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    members = get_model_weights("resnet101").__members__
-    fetch_imagenet("imagenet", "resnet101")
-    fetch_imagenet("imagenet1k_v2", "resnet101")
-    assert asked == [(members[f"IMAGENET1K_V{version}"].url, tmp_path / "checkpoints") for version in (1, 2)]
-    with pytest.raises(InputError, match="IMAGENET1K_V2 found, torchvision's resnet18 has IMAGENET1K_V1; choose one"):
-        fetch_imagenet("IMAGENET1K_V2", "resnet18")
-
-
-# --- runs -----------------------------------------------------------------------------------------------------------------------------
-
-
-def head(outputs: Mapping[str, Any] | None = None, **classes: str) -> JobHead:
-    split = {name: tuple(text) for name, text in classes.items()}
-    return JobHead(outputs=outputs or {"name": "multihead"}, classes=split, normalise="imagenet")
-
-
-def test_classifiers_go_to_their_dataset() -> None:
-    form = run_form(head(a="xy", b="xyz", c="x"), head(c="x", b="xzy", d="x"))
-    assert form.place("model.network.encoder.conv1.weight").names == ("network.encoder.conv1.weight",)
-    assert form.place("model.outputs.decoder.last.0.bias").names == ("outputs.decoder.last.0.bias",)
-    assert form.place("model.outputs.classifiers.2.module.bias").names == ("outputs.classifiers.0.module.bias",)
-    assert form.place("model.outputs.decoders.2.last.0.bias").names == ("outputs.decoders.0.last.0.bias",)
-    assert form.place("model.outputs.classifiers.0.module.bias").reason == "of dataset a, which is not in this job"
-    assert form.place("model.outputs.classifiers.1.module.bias").reason == "of dataset b, which had other classes"
-
-
-def test_classifiers_that_datasets_share_are_taken_with_the_same_datasets_alone() -> None:
-    concat = {"name": "concat"}
-    key = "model.outputs.classifier.module.bias"
-    assert run_form(head(concat, a="xy", b="z"), head(concat, a="xy", b="z")).place(key).names == ("outputs.classifier.module.bias",)
-    for other in (head(concat, b="z", a="xy"), head(concat, a="xy"), head({"name": "universal"}, a="xy", b="z")):
-        assert run_form(head(concat, a="xy", b="z"), other).place(key).names == ()
-
-
-@pytest.fixture(scope="module")
-def trained(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run of one step over disks and tones."""
-    runs = tmp_path_factory.mktemp("trained")
-    words = [
-        "data=mine",
-        f"data.root={shards}",
-        "data.mix={disks: 1, tones: 1}",
-        "data.crop.size=[32, 32]",
-        "loop.steps=1",
-        "loop.overlays=0",
-    ]
-    assert main(["train", *words, "cluster=none", f"run.dir={runs}", "run.name=first"]) == 0
-    return runs / "first"
-
-
-def test_a_run_starts_from_another(
-    tiny_job: list[str], trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of the three datasets of the job, tones and disks were in the first run, in another order."""
-    started: dict[str, Tensor] = {}
-    monkeypatch.setattr(Training, "run", lambda self, report: started.update(self.trainer.model.state_dict()))
-    words = [word for word in tiny_job[1:] if not word.startswith("data.mix")]
-    words += ["data.mix={boxed: 2, tones: 2, disks: 2}", "run.name=second", f"model.weights={trained}"]
-    job = build(JobConfig, conf.compose("train", words))
-    train(job, Ranks())
-    expected = torch.load(trained / "checkpoints" / "best.pt", weights_only=True)["model"]
-    assert torch.equal(started["network.encoder.conv1.weight"], expected["model.network.encoder.conv1.weight"])
-    for new, old in ((1, 1), (2, 0)):
-        key = "outputs.classifiers.{}.module.weight"
-        assert torch.equal(started[key.format(new)], expected["model." + key.format(old)])
-    text = (job.run.folder / "weights.txt").read_text()
-    assert "as initialised: outputs.classifiers.0 (2 tensors)" in text
-    assert "0 tensors of it are not used" in text
-    assert text in capsys.readouterr().out
-
-
-def test_weights_are_read_by_a_fresh_run_alone(
-    tiny_job: list[str], trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = tmp_path / "moved.pth"
-    file.write_bytes((trained / "checkpoints" / "best.pt").read_bytes())
-    words = [*tiny_job, "run.name=some", "loop.steps=2", "loop.evaluate_every=2", f"model.weights={file}"]
-    assert main(["plan", *words[1:-2], words[-1]]) == 0
-    assert "note: model.weights: 195 of 197 tensors" in capsys.readouterr().out.replace("\n", " ")
-    assert main([*words, "loop.checkpoint_every=1"]) == 0
-    assert capsys.readouterr().out.count("weights: 195 of 197 tensors") == 1
-    file.unlink()
-    (tmp_path / "runs" / "some" / "checkpoints" / "step-00000002.pt").unlink()
-    assert main([*words, "loop.checkpoint_every=1"]) == 0
-    assert "going on from step 1" in capsys.readouterr().out
-    assert main(["evaluate", f"run={tmp_path / 'runs' / 'some'}", "checkpoint=last"]) == 0
-    assert main([*words[:-1], "loop.checkpoint_every=1"]) == 2
-    assert "model.weights: None found, but" in capsys.readouterr().err
-    assert main([*words, "run.name=other"]) == 2
-    assert not (tmp_path / "runs" / "other").exists()
-
-
-@pytest.mark.parametrize("subcommand", ["plan", "train"])
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["model.weights=nowhere.pth"], "/nowhere.pth: no such file or folder, expected imagenet, a file or the folder of a run"),
-        (["model.weights=."], "no checkpoint found, expected the folder of a trained run"),
-        (["model.weights=https://some.org/a.pth"], "model.weights: https://some.org/a.pth found, expected a name, a file"),
-        (["model=erfnet", "model.weights=imagenet"], "torchvision has no weights of an encoder like that of erfnet, expected swiftnet"),
-        (["model.weights=IMAGENET1K_V7"], "IMAGENET1K_V7 found, torchvision's resnet18 has IMAGENET1K_V1"),
-    ],
-)
-def test_weights_that_cannot_be_had_are_told_before_anything_starts(
-    subcommand: str, words: list[str], message: str, tiny_job: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    monkeypatch.chdir(tmp_path)
-    assert main([subcommand, *tiny_job[1:], "run.name=some", *words]) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
-    assert not (tmp_path / "runs").exists()
-
-
-def test_imagenet_by_the_command(
-    tiny_job: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With a file of random numbers under a name of its own hash, from a server of ours."""
-    torch.manual_seed(1)
-    server.content = saved(get_model("resnet18", weights=None).state_dict())
-    monkeypatch.setattr(type(get_model_weights("resnet18").IMAGENET1K_V1), "url", server.url(name_of(server.content)))
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    words = [*tiny_job, "run.name=some", "loop.steps=1", "model.weights=imagenet"]
-    assert main(["plan", *words[1:]]) == 0
-    assert main(words) == 0
-    assert server.requests == 1
-    assert (tmp_path / "torch" / "hub" / "checkpoints" / name_of(server.content)).is_file()
-    text = (tmp_path / "runs" / "some" / "weights.txt").read_text()
-    assert "named as in torchvision's resnet18; 2 tensors of it are not used" in text
-    assert "not used: fc (2 tensors): this model has no such part" in text
-
-
-def start_on_rank(folder: Path, rank: int, world_size: int, out: dict[str, Tensor]) -> None:
-    for name in ("nowhere", "encoder"):
-        words = [f"model.weights={folder / name}.pth", f"run.dir={folder}", "run.name=some", "data=mine", "data.root=x", "data.mix={a: 2}"]
-        job = build(JobConfig, conf.compose("train", words))
-        torch.manual_seed(rank)
-        model = build_model(job.model, job.outputs, {"a": view_of(3)}).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        try:
-            start_from_weights(job, model, Ranks(rank=rank, world_size=world_size))
-        except InputError as error:
-            out[f"{name} error"] = torch.tensor(list(str(error).encode()), dtype=torch.uint8)
-    out.update(model.state_dict())
-
-
-def test_all_ranks_end_with_the_weights_of_the_first_or_with_its_error(tmp_path: Path) -> None:
-    torch.save(get_model("resnet18", weights=None).state_dict(), tmp_path / "encoder.pth")
-    first, second = on_ranks(partial(start_on_rank, tmp_path), tmp_path)
-    assert first.keys() == second.keys()
-    assert all(torch.equal(first[key], second[key]) for key in first)
-    assert "nowhere.pth: no such file or folder" in bytes(first["nowhere error"].tolist()).decode()
-    assert "encoder error" not in first
-    assert torch.equal(first["network.encoder.conv1.weight"], torch.load(tmp_path / "encoder.pth", weights_only=True)["conv1.weight"])
-    assert "torchvision's resnet18" in (tmp_path / "some" / "weights.txt").read_text()
 
 
 @pytest.mark.proof

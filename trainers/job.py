@@ -89,8 +89,11 @@ def _open_val(config: DataConfig, datasets: Iterable[str]) -> dict[str, ShardSpl
 
 def check_job(job: JobConfig) -> None:
     """Find out, without training, whether `job` can run. Raises InputError with the first of what keeps it from that."""
-    for problem in find_problems(job, open_data(job.data, seed=job.seed)):
+    data = open_data(job.data, seed=job.seed)
+    for problem in find_problems(job, data):
         raise InputError(problem)
+    for note in job.outputs.notes(data.views):
+        log.warning("outputs: %s", note)
 
 
 RESTORE = "restore the shards, or run `taxomix prepare ... overwrite=true`"

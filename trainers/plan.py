@@ -71,6 +71,7 @@ def make_plan(job: JobConfig) -> Plan:
 
 
 def _notes(job: JobConfig, data: JobData) -> Iterator[str]:
+    yield from job.outputs.notes(data.views)
     for dataset, view in data.views.items():
         missing = untaught(data, dataset)
         if 0 < len(missing) < view.num_classes:

@@ -1,15 +1,17 @@
 """What a fresh training starts from: `model.weights`, found before anything is started, read by one rank for all."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.config import to_plain
+from data.config import build, to_plain
 from data.errors import InputError
 from data.files import write_text
 from data.labels import LabelSpace, View
 from models.model import SegmentationModel, build_model
 from models.networks.base import names_imagenet
+from models.outputs import OutputsConfig
 from models.weight_files import fetch_imagenet, read_weights
 from models.weight_names import JobHead, encoder_form, forms, run_form, torchvision_encoder
 from models.weights import Fit, LoadReport, fit_weights
@@ -88,13 +90,24 @@ def _is_checkpoint(content: Any) -> bool:
 
 
 def _head_of_checkpoint(content: Mapping[str, Any], path: Path) -> JobHead:
-    chosen = content["job"]["data"]["views"]
+    job = content["job"]
     spaces = {name: LabelSpace.from_dict(entry, origin=str(path)) for name, entry in content["label_spaces"].items()}
-    classes = {name: space.view(chosen.get(name)).names for name, space in spaces.items()}
-    return JobHead(outputs=content["job"]["outputs"], classes=classes, normalise=content["job"]["model"]["normalise"])
+    views = {name: space.view(job["data"]["views"].get(name)) for name, space in spaces.items()}
+    try:
+        outputs = build(_Outputs, {"outputs": job["outputs"]}).outputs
+    except InputError as error:  # of another version of this package
+        raise InputError(f"{path}: {error}") from None
+    return _head(outputs, views, job["model"]["normalise"])
 
 
 def _head_of_job(job: JobConfig, model: SegmentationModel) -> JobHead:
-    plain = to_plain(job)
-    classes = {name: view.names for name, view in model.outputs.views.items()}
-    return JobHead(outputs=plain["outputs"], classes=classes, normalise=plain["model"]["normalise"])
+    return _head(job.outputs, model.outputs.views, to_plain(job)["model"]["normalise"])
+
+
+def _head(outputs: OutputsConfig, views: Mapping[str, View], normalise: str) -> JobHead:
+    return JobHead(outputs=outputs.name, classifiers=outputs.classifiers(views), normalise=normalise)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Outputs:
+    outputs: OutputsConfig

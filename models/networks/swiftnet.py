@@ -125,6 +125,7 @@ class SwiftNet(Network):
         return Decoder(self.encoder.channels, self.spp_grids)
 
     def make_classifier(self, decoder: nn.Module, num_classes: int) -> nn.Module:
+        # With torch's initialising: the official code's own ends before the logits.
         return FirstMap(nn.Conv2d(DECODER_CHANNELS, num_classes, 1))
 
 

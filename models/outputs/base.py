@@ -6,7 +6,7 @@ of leaves. So each can be asked about the labels of any dataset, once it is said
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,12 +31,20 @@ class LossTerm:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OutputsConfigBase:
+class OutputsConfigBase(ABC):
     """What the configs of all output spaces answer."""
 
     def terms(self, views: Mapping[str, View]) -> tuple[str, ...]:
         """The names of the terms that `losses` will have. Raises InputError where the output space does not know a class of a view."""
         return tuple(views)
+
+    @abstractmethod
+    def classifiers(self, views: Mapping[str, View]) -> dict[str, tuple[str, ...]]:
+        """What each classifier is called and decides between, in their order: those of two jobs are the same where both are."""
+
+    def notes(self, views: Mapping[str, View]) -> Iterator[str]:
+        """What is worth knowing before training with these views, though it can be done."""
+        yield from ()
 
 
 class OutputSpace(nn.Module, ABC):
@@ -77,10 +85,14 @@ class OutputSpace(nn.Module, ABC):
         log_probability, classes = self.class_log_probabilities(logits, dataset).max(dim=1)
         return classes, log_probability
 
+    def predict_band(self, logits: Tensor, dataset: str) -> Tensor:
+        """`predict` of a band of rows, where no probability is asked for."""
+        return self.classify(logits, dataset)[0]
+
     def predict(self, logits: Tensor, dataset: str) -> Tensor:
         """Logits (N_d, K, H, W) to class indices of the dataset's view, (N_d, H, W) int64; IGNORE_INDEX where none of them is
         predicted, which evaluation counts as a miss."""
-        return by_bands(lambda band: self.classify(band, dataset)[0], logits)
+        return by_bands(lambda band: self.predict_band(band, dataset), logits)
 
     def pseudo_labels(self, logits: Tensor, dataset: str) -> tuple[Tensor, Tensor]:
         """Logits (N_d, K, H, W) to the predicted classes (N_d, H, W) int64 and their probabilities (N_d, H, W) float32."""
@@ -159,6 +171,15 @@ class SharedDecoder(OutputSpace):
         decoded = self.decoder(features)
         logits = torch.cat([classifier(decoded) for classifier in self.classifiers], dim=1)
         return {name: self._upsample(logits[index], select(decoded, index), size) for name, index in rows.items()}
+
+
+def never_predicted(view: View, leaves: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Labels that are never the most probable, each as a text: all their leaves are those of another label of the view, too."""
+    sets = [frozenset(names) for names in leaves]
+    for i, mine in enumerate(sets):
+        larger = [j for j, other in enumerate(sets) if mine < other or (mine == other and j < i)]
+        if mine and larger:
+            yield f"{view.names[i]} is never predicted: all its leaves are of {view.names[larger[0]]} too"
 
 
 def by_bands(function: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:

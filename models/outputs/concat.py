@@ -21,12 +21,16 @@ class ConcatConfig(OutputsConfigBase):
     """For an image of a dataset, own: the most probable of its labels; all: as paper 000 scores, the most probable label of any
     dataset, and one of another dataset is a miss."""
 
+    def classifiers(self, views: Mapping[str, View]) -> dict[str, tuple[str, ...]]:
+        return {"all labels": tuple(f"{name}/{label}" for name, view in views.items() for label in view.names)}
+
 
 class Concat(SharedDecoder):
     """One softmax over all labels. A leaf is DATASET/LABEL, whichever dataset the image is of."""
 
     def __init__(self, config: ConcatConfig, views: Mapping[str, View], network: Network) -> None:
-        super().__init__(views, network, [sum(view.num_classes for view in views.values())])
+        (self._leaves,) = config.classifiers(views).values()
+        super().__init__(views, network, [len(self._leaves)])
         self._takes_all = config.predict == "all"
         self._channels: dict[str, slice] = {}
         end = 0
@@ -38,7 +42,7 @@ class Concat(SharedDecoder):
         return {name: cross_entropy_term(logits[name], labels[name], self._channels[name].start) for name in logits}
 
     def leaves(self, dataset: str) -> tuple[str, ...]:
-        return tuple(f"{name}/{label}" for name, view in self.views.items() for label in view.names)
+        return self._leaves
 
     def leaf_log_probabilities(self, logits: Tensor, dataset: str) -> Tensor:
         return torch.log_softmax(at_least_float32(logits), dim=1)

@@ -1,6 +1,6 @@
 """A tree of softmaxes, each over the children of one node (paper 001)."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -12,7 +12,7 @@ from data.hierarchy import Hierarchy, read_hierarchy
 from data.labels import IGNORE_INDEX, View
 from data.universe import check_aliases
 from models.networks.base import Network
-from models.outputs.base import LeafTable, LossTerm, OutputsConfigBase, SharedDecoder, at_least_float32
+from models.outputs.base import LeafTable, LossTerm, OutputsConfigBase, SharedDecoder, at_least_float32, never_predicted
 from models.outputs.set_loss import SetLoss, Softmax
 
 
@@ -48,6 +48,16 @@ class HierarchyConfig(OutputsConfigBase):
             )
         return tuple(name for name in self.content.classifiers if name in taught)
 
+    def classifiers(self, views: Mapping[str, View]) -> dict[str, tuple[str, ...]]:
+        return self.content.outputs
+
+    def notes(self, views: Mapping[str, View]) -> Iterator[str]:
+        for name, view in views.items():
+            if not self.content.targets(self.of_tree(name), view):
+                yield f"{name}: its labels teach no classifier, it is only predicted"
+            if self.rule == "joint":
+                yield from (f"{name}: {text}" for text in never_predicted(view, self.content.leaves_of(self.of_tree(name), view)))
+
     def of_tree(self, dataset: str) -> str:
         return self.aliases.get(dataset, dataset)
 
@@ -61,7 +71,7 @@ class HierarchySpace(SharedDecoder):
 
     def __init__(self, config: HierarchyConfig, views: Mapping[str, View], network: Network) -> None:
         tree = config.content
-        super().__init__(views, network, [classifier.num_outputs for classifier in tree.classifiers.values()])
+        super().__init__(views, network, [len(outputs) for outputs in config.classifiers(views).values()])
         self.tree = tree
         self._is_greedy = config.rule == "greedy"
         self._terms = config.terms(views)
@@ -74,6 +84,7 @@ class HierarchySpace(SharedDecoder):
             end += classifier.num_outputs
         self._labels = {name: tree.leaves_of(self._of_tree[name], view) for name, view in views.items()}
         self.tables = nn.ModuleList(LeafTable(tree.leaves, self._labels[name]) for name in views)
+        self._there = {name: self._labels_below(self._labels[name]) for name in views} if self._is_greedy else {}
         self._taught = {name: tree.targets(self._of_tree[name], view) for name, view in views.items()}
         self.set_losses = nn.ModuleList(SetLoss(self._softmaxes(self._taught[name])) for name in views)
         """By dataset; that of one which teaches no classifier, and is only predicted, is never asked."""
@@ -122,11 +133,13 @@ class HierarchySpace(SharedDecoder):
         log_p: Tensor = self.tables[self._number[dataset]](self.leaf_log_probabilities(logits, dataset))
         return log_p
 
+    def predict_band(self, logits: Tensor, dataset: str) -> Tensor:
+        return self._descend(self.tree.root, logits, dataset) if self._is_greedy else super().predict_band(logits, dataset)
+
     def classify(self, logits: Tensor, dataset: str) -> tuple[Tensor, Tensor]:
         if not self._is_greedy:
             return super().classify(logits, dataset)
-        log_p = self.class_log_probabilities(logits, dataset)
-        classes = self._descend(self.tree.root, logits, dataset)
+        log_p, classes = self.class_log_probabilities(logits, dataset), self.predict_band(logits, dataset)
         found = log_p.gather(1, classes.clamp(max=log_p.shape[1] - 1)[:, None])[:, 0]
         return classes, found.masked_fill(classes == IGNORE_INDEX, -torch.inf)
 
@@ -140,23 +153,26 @@ class HierarchySpace(SharedDecoder):
         It ends as soon as all below is one label; void, and leaves of no label, are IGNORE_INDEX.
         """
         nodes = self.tree.outputs[classifier]
-        there = [self._labels_at(node, dataset) for node in nodes]
+        there = [self._there[dataset][node] for node in nodes]
         if self._of_tree[dataset] in self.tree.classifiers[classifier].passed_over:
             way = next((number for number, labels in enumerate(there) if labels), 0)
             decided = torch.full_like(logits[:, 0], way, dtype=torch.int64)
         else:
             decided = self.decide(logits, classifier)
-        ends = torch.tensor([_only(labels) for labels in there], device=logits.device)
-        answer = ends[decided]
-        for number, node in enumerate(nodes):
-            if node in self.tree.splitting and there[number] and _only(there[number]) == IGNORE_INDEX:
+        answer = torch.full_like(decided, IGNORE_INDEX)
+        for number, (node, labels) in enumerate(zip(nodes, there, strict=True)):
+            end = _only(labels)
+            if end != IGNORE_INDEX:
+                answer = answer.masked_fill(decided == number, end)
+            elif labels and node in self.tree.splitting:
                 answer = torch.where(decided == number, self._descend(self.tree.splitting[node], logits, dataset), answer)
         return answer
 
-    def _labels_at(self, node: str, dataset: str) -> dict[int, bool]:
-        """The labels of a dataset that have leaves below `node`, void apart, and whether all leaves below it are of the label."""
-        below = self.tree.leaves_below[node]
-        return {i: below <= set(leaves) for i, leaves in enumerate(self._labels[dataset]) if below & set(leaves)}
+    def _labels_below(self, labels: Sequence[Sequence[str]]) -> dict[str, dict[int, bool]]:
+        """Node -> the labels, given by their leaves, that have leaves below it, and whether all leaves below it are of the label."""
+        sets = [frozenset(leaves) for leaves in labels]
+        below = self.tree.leaves_below
+        return {node: {i: there <= mine for i, mine in enumerate(sets) if there & mine} for node, there in below.items()}
 
 
 def _only(labels: Mapping[int, bool]) -> int:

@@ -21,6 +21,9 @@ class MultiHeadConfig(OutputsConfigBase):
     decoder: Literal["shared", "repeated"] = "shared"
     """shared: only the last convolution is repeated for each dataset; repeated: the whole decoder."""
 
+    def classifiers(self, views: Mapping[str, View]) -> dict[str, tuple[str, ...]]:
+        return {name: view.names for name, view in views.items()}
+
 
 class MultiHead(OutputSpace):
     """One softmax per dataset. A leaf is DATASET/LABEL; the logits of a dataset know those of that dataset alone."""
@@ -63,5 +66,5 @@ class MultiHead(OutputSpace):
     def class_log_probabilities(self, logits: Tensor, dataset: str) -> Tensor:
         return self.leaf_log_probabilities(logits, dataset)
 
-    def predict(self, logits: Tensor, dataset: str) -> Tensor:
+    def predict_band(self, logits: Tensor, dataset: str) -> Tensor:
         return logits.argmax(dim=1)

@@ -137,8 +137,9 @@ class _SomeOf(_Term):
         super().__init__(softmax)
         of = [[label for label in self.taught.nonzero().flatten().tolist() if i in softmax.sets[label]] for i in range(softmax.num_outputs)]
         depth = max(1, *map(len, of))
-        table = torch.tensor([labels + [NO_LABEL] * (depth - len(labels)) for labels in of], dtype=torch.uint8)
-        self.register_buffer("labels", table.t().contiguous(), persistent=False)
+        rows = [labels + [NO_LABEL] * (depth - len(labels)) for labels in of]
+        # Not a transposed view: to `broadcast`, which DistributedDataParallel starts with, one of a single row looks as if it overlapped.
+        self.register_buffer("labels", torch.tensor(list(zip(*rows, strict=True)), dtype=torch.uint8), persistent=False)
 
     def fill(self, x: Tensor, labels: Tensor, out: Tensor | None, *, dim: int) -> Tensor:
         taught = self.taught[labels].unsqueeze(dim)

@@ -1,6 +1,6 @@
 """One softmax over the leaves of a taxonomy; a label is a set of leaves."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from data.labels import View
 from data.universe import Universe, check_aliases, read_universe
 from models.networks.base import Network
-from models.outputs.base import LeafTable, LossTerm, OutputsConfigBase, SharedDecoder, at_least_float32
+from models.outputs.base import LeafTable, LossTerm, OutputsConfigBase, SharedDecoder, at_least_float32, never_predicted
 from models.outputs.set_loss import SetLoss, Softmax
 
 
@@ -39,6 +39,13 @@ class UniversalConfig(OutputsConfigBase):
         for name, view in views.items():
             self.leaves_of(name, view)
         return super().terms(views)
+
+    def classifiers(self, views: Mapping[str, View]) -> dict[str, tuple[str, ...]]:
+        return {"leaves": self.content.names}
+
+    def notes(self, views: Mapping[str, View]) -> Iterator[str]:
+        for name, view in views.items():
+            yield from (f"{name}: {text}" for text in never_predicted(view, self.leaves_of(name, view)))
 
     def leaves_of(self, dataset: str, view: View) -> tuple[tuple[str, ...], ...]:
         return self.content.leaves_of(self.aliases.get(dataset, dataset), view)
