@@ -5,6 +5,8 @@ PYTHON ?= $(firstword $(foreach python,python3.12 python3.11 python3,$(shell $(p
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# Processes that tests run in.
+JOBS ?= 2
 
 .PHONY: setup train test check format proof clean
 
@@ -13,7 +15,7 @@ train: setup
 	$(BIN)/taxomix train
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 check: setup
 	$(BIN)/ruff check .

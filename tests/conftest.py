@@ -1,6 +1,6 @@
 """Small datasets, made on the spot: every test is free of network, GPU and data of the outside."""
 
-from collections.abc import Iterator
+import os
 from pathlib import Path
 
 import pytest
@@ -51,10 +51,8 @@ def tiny_job(shards: Path, tmp_path: Path) -> list[str]:
     return ["train", *TINY_JOB, f"data.root={shards}", f"run.dir={tmp_path / 'runs'}"]
 
 
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """On images this small threads wait for each other longer than they work."""
-    threads = torch.get_num_threads()
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """On pictures this small threads wait for each other longer than they work, and tests run in as many processes as there are cores."""
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    os.environ["OMP_NUM_THREADS"] = "1"  # of processes that tests start

@@ -35,8 +35,6 @@ from taxomix import main
 from trainers.evaluation import all_scores, evaluate
 from trainers.ranks import Ranks
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SHARED = Path(os.environ.get("TAXOMIX_DATA", Path(__file__).parents[2] / "shared" / "data"))
 CAMVID = SHARED / "camvid11"
 CAMVID_WEIGHTS = SHARED.parent / "weights" / "espnet_p2q8_camvid.pth"

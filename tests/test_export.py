@@ -5,7 +5,6 @@ import json
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,16 +35,6 @@ from models.outputs import MultiHeadConfig, OutputsConfig, build_outputs
 from taxomix import main
 from trainers.agreement import compare, equal_to_predict, make_batches
 from trainers.export import fingerprint, shown_like
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Two on tiny images wait for each other, a hundred times as long on a machine that has other things to do."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
 
 INTERPOLATIONS: tuple[Interpolation, ...] = ("linear", "cubic", "area", "pil_linear", "pil_cubic")
 
