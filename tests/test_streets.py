@@ -25,6 +25,7 @@ from data.streets import (
     render,
     true_relations,
 )
+from data.streets.source import StreetsConfig
 
 ROOT = Path(__file__).parents[1]
 NUM_SCENES = 60
@@ -223,3 +224,17 @@ def test_unknown_names_list_the_known_ones():
 
 def test_atoms_have_colors_of_their_own():
     assert len({tuple(color) for color in atom_palette()[: len(ATOMS)].tolist()}) == len(ATOMS)
+
+
+def test_label_spaces_are_chosen() -> None:
+    assert StreetsConfig(name="streets").names == ("streets_coarse", "streets_fine", "streets_signs")
+    assert StreetsConfig(name="streets", spaces=("streets_extended",)).names == ("streets_extended",)
+    with pytest.raises(InputError, match="label space 'streets_fin' of the drawn streets: not found, expected one of streets_coarse"):
+        StreetsConfig(name="streets", spaces=("streets_fin",))
+
+
+def test_extended_is_coarse_with_sign_types() -> None:
+    extended, coarse = STREET_SPACES["streets_extended"], STREET_SPACES["streets_coarse"]
+    types = set(extended.atoms) - set(coarse.atoms)
+    assert types == set(STREET_SPACES["streets_signs"].atoms)
+    assert frozenset().union(*(extended.atoms[name] for name in types)) == coarse.atoms["traffic_sign"]

@@ -10,7 +10,7 @@ from data.errors import InputError
 from data.images import encode_jpeg
 from data.labels import LabelSpace
 from data.shards import NO_BOXES, Sample
-from data.streets.labels import STREET_SPACES, label_space, native_ids
+from data.streets.labels import label_space, native_ids, street_space
 from data.streets.scene import render
 
 DRAWING_VERSION = 1
@@ -19,7 +19,7 @@ DRAWING_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class StreetsConfig:
-    """The embedded streets: streets_coarse and streets_fine (pixels), streets_signs (boxes)."""
+    """The embedded streets: streets_coarse, streets_fine and streets_extended (pixels), streets_signs (boxes)."""
 
     name: Literal["streets"]
     size: tuple[int, int] = (192, 384)
@@ -28,16 +28,20 @@ class StreetsConfig:
     """Pictures in each dataset's train split."""
     val: int = 40
     seed: int = 0
+    spaces: tuple[str, ...] = ("streets_coarse", "streets_fine", "streets_signs")
+    """The label spaces to draw, each with pictures of its own."""
 
     def __post_init__(self) -> None:
         if min(self.size) < 64:
             raise InputError(f"dataset.size: {list(self.size)} found, expected [height, width] of at least 64 pixels; raise it")
         if self.train < 1 or self.val < 1:
             raise InputError(f"dataset.train, dataset.val: {self.train} and {self.val} found, expected at least 1 picture each; raise them")
+        for name in self.spaces:
+            street_space(name)  # tells of one that is none
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(STREET_SPACES)
+        return self.spaces
 
 
 @dataclass(frozen=True)
