@@ -25,7 +25,7 @@ from data.streets import (
     render,
     true_relations,
 )
-from data.streets.source import StreetsConfig
+from data.streets.source import StreetEntry, StreetsConfig, StreetsSource
 
 ROOT = Path(__file__).parents[1]
 NUM_SCENES = 60
@@ -229,6 +229,12 @@ def test_atoms_have_colors_of_their_own():
 def test_label_spaces_are_chosen() -> None:
     assert StreetsConfig(name="streets").names == ("streets_coarse", "streets_fine", "streets_signs")
     assert StreetsConfig(name="streets", spaces=("streets_extended",)).names == ("streets_extended",)
+    entry = StreetEntry("train", 3)
+    every, one, small = (
+        StreetsSource("streets_signs", StreetsConfig(name="streets", **keys)).fingerprint(entry)
+        for keys in ({}, {"spaces": ("streets_signs",), "train": 9}, {"size": (64, 64)})
+    )
+    assert every == one != small
     with pytest.raises(InputError, match="label space 'streets_fin' of the drawn streets: not found, expected one of streets_coarse"):
         StreetsConfig(name="streets", spaces=("streets_fin",))
 

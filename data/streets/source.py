@@ -67,7 +67,8 @@ class StreetsSource:
         return {split: [StreetEntry(split, index) for index in range(count)] for split, count in counts.items()}
 
     def fingerprint(self, entry: StreetEntry) -> str:
-        return f"{DRAWING_VERSION} {self.name} {entry} {self.config}"
+        config = self.config  # whatever other spaces are drawn, and however many pictures
+        return f"{DRAWING_VERSION} {self.name} {entry} {config.size} {config.seed}"
 
     def load(self, entry: StreetEntry, *, jpeg_quality: int) -> Sample:
         scene = render(self.config.seed, entry.index, f"{self.name}/{entry.split}", size=self.config.size)
