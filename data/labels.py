@@ -26,7 +26,9 @@ ALL_CLASSES = "all"
 """Name of the view that every label space has: each label that is no ignored id is a class, in the order of the ids."""
 
 KEYS = ("name", "classes", "ignore_ids", "supervision", "task", "views", "default_view")
-CLASS_KEYS = ("id", "name", "color")
+CATEGORIES = "categories"
+"""Name of the view that the categories of classes make."""
+CLASS_KEYS = ("id", "name", "color", "category")
 VIEW_CLASS_KEYS = ("name", "ids", "color")
 """What is read of a meta.yaml. Whatever else it says is for people, unless it looks like one of these mistyped."""
 
@@ -214,7 +216,7 @@ class LabelSpace:
         """Read what `to_dict` wrote, or a dataset's meta.yaml; `origin` is the file that errors name.
 
         `color` may be absent: a label then gets a colour of its own, a class of a view that of its first id. A view may name
-        native ids in place of classes: each is then a class as it is.
+        native ids in place of classes: each is then a class as it is. Where classes have a `category`, these are a view, too.
         """
         try:
             _check_keys(entry, KEYS)
@@ -225,20 +227,22 @@ class LabelSpace:
                 for position, c in enumerate(entry["classes"])
             )
             default_view = entry.get("default_view")
+            ignore_ids = tuple(_whole(i) for i in _given(entry, "ignore_ids", ()))
+            views = {**_categories(entry["classes"], ignore_ids), **_given(entry, "views", {})}
             return cls(
                 name=entry["name"],
                 labels=labels,
-                ignore_ids=tuple(_whole(i) for i in _given(entry, "ignore_ids", ())),
+                ignore_ids=ignore_ids,
                 supervision=_given(entry, "supervision", _task(entry)),
-                views=tuple(_view_spec(_text(name), classes, labels) for name, classes in _given(entry, "views", {}).items()),
+                views=tuple(_view_spec(_text(name), classes, labels) for name, classes in views.items()),
                 default_view=None if default_view is None else _text(default_view),
             )
         except InputError as error:
             raise InputError(f"{origin}: {error}") from None
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(
-                f"{origin}: {type(error).__name__} {error}; expected `name`, `classes` (a list of {{id, name, color?}}), `ignore_ids` "
-                "and `views` (name: a list of ids or of {name, ids, color?})"
+                f"{origin}: {type(error).__name__} {error}; expected `name`, `classes` (a list of {{id, name, color?, category?}}), "
+                "`ignore_ids` and `views` (name: a list of ids or of {name, ids, color?})"
             ) from error
 
 
@@ -261,6 +265,15 @@ def _check_view(view: ViewSpec, class_ids: set[int], what: str) -> None:
 
 def _as_classes(labels: Sequence[Label]) -> tuple[ViewClass, ...]:
     return tuple(ViewClass(name=label.name, color=label.color, ids=(label.id,)) for label in labels)
+
+
+def _categories(classes: Sequence[Mapping[str, Any]], ignore_ids: Sequence[int]) -> dict[str, Any]:
+    """The view of the classes' categories, in the order in which they come; classes without one are ignored in it."""
+    ids: dict[str, list[int]] = {}
+    for c in classes:
+        if c.get("category") is not None and c["id"] not in ignore_ids:
+            ids.setdefault(_text(c["category"]), []).append(_whole(c["id"]))
+    return {CATEGORIES: [{"name": name, "ids": members} for name, members in ids.items()]} if ids else {}
 
 
 def _view_spec(name: str, entries: Any, labels: Sequence[Label]) -> ViewSpec:

@@ -91,6 +91,9 @@ def test_the_tree_of_camvid_and_gtsdb() -> None:
     assert [classifier.num_outputs for classifier in tree.classifiers.values()] == [11, 44]
     assert tree.labels["gtsdb"].keys() == set(read_table("gtsdb").view().names)
     assert len(tree.labels["camvid11"]) == 11
+    categories = read_hierarchy("camvid11_gtsdb_categories")
+    assert categories.labels["camvid11"] == tree.labels["camvid11"]
+    assert tuple(categories.labels["gtsdb"]) == read_table("gtsdb").view("categories").names
     assert set(tree.targets("gtsdb", read_table("gtsdb").view())) == {"sign"}
     assert set(tree.targets("camvid11", view(list(tree.labels["camvid11"])))) == {"scene"}
 

@@ -108,6 +108,25 @@ def test_views_are_read_from_a_file_in_both_forms() -> None:
     assert (short.name, short.names, short.native_ids) == ("2", ("kerb", "road"), (7, 13))
 
 
+def test_categories_of_classes_are_a_view() -> None:
+    classes = [
+        {"id": 4, "name": "car", "category": "vehicle"},
+        {"id": 1, "name": "road"},
+        {"id": 2, "name": "bus", "category": "vehicle"},
+        {"id": 9, "name": "tram", "category": "vehicle"},
+        {"id": 3, "name": "sky", "category": "other"},
+    ]
+    entry = {"name": "some", "classes": classes, "ignore_ids": [9]}
+    made = LabelSpace.from_dict(entry, origin="file")
+    view = made.view("categories")
+    assert (view.names, view.native_ids) == (("vehicle", "other"), (4, 3))
+    assert [int(view.table[i]) for i in (4, 2, 3, 1, 9)] == [0, 0, 1, IGNORE_INDEX, IGNORE_INDEX]
+    assert made.view().name == "all"
+    assert LabelSpace.from_dict(made.to_dict(), origin="file") == made
+    own = LabelSpace.from_dict({**entry, "views": {"categories": [1]}}, origin="file")
+    assert own.view("categories").names == ("road",)
+
+
 def test_an_unknown_view_lists_the_known_ones() -> None:
     label_space = LabelSpace.from_dict(yaml.safe_load(META), origin="meta.yaml")
     with pytest.raises(InputError, match="view '19' of label space some: no such view, expected one of all, lanes, 2"):

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -64,6 +65,20 @@ def test_reads_back_what_went_in(make_folder: FolderMaker, tmp_path: Path) -> No
         counts = dict(zip(split.index["label_ids"][number].as_py(), split.index["label_pixels"][number].as_py(), strict=True))
         assert counts == {int(i): int((label == i).sum()) for i in np.unique(label)}
         assert split.size(number) == label.shape
+
+
+def test_a_share_of_train_becomes_val(make_folder: FolderMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_folder("boxed", train=8)
+    assert prepare(folder, tmp_path / "both", "dataset.val_share=0.25") == 2
+    assert "images with train, val found, expected train without val" in capsys.readouterr().err
+    shutil.rmtree(folder / "images" / "val")
+    assert prepare(folder, tmp_path / "out", "dataset.val_share=0.25") == 0
+    train, val = (ShardSplit(tmp_path / "out" / "boxed", split) for split in ("train", "val"))
+    assert (len(train), len(val)) == (6, 2)
+    keys = {split.key(i) for split in (train, val) for i in range(len(split))}
+    assert keys == {path.stem for path in (folder / "images" / "train").iterdir()}
+    assert prepare(folder, tmp_path / "out", "dataset.val_share=1.5") == 2
+    assert "dataset.val_share: 1.5 found" in capsys.readouterr().err
 
 
 def test_boxes_read_back(make_folder: FolderMaker, tmp_path: Path) -> None:

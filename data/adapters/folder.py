@@ -1,6 +1,6 @@
 """Folders of one's own.
 
-meta.yaml            name, classes (id, name, color?), ignore_ids?, task: boxes? or supervision: pixels|boxes|none,
+meta.yaml            name, classes (id, name, color?, category?), ignore_ids?, task: boxes? or supervision: pixels|boxes|none,
                      views? (name: a list of ids, or of {name, ids, color?}), default_view?
 images/SPLIT/        JPEG or PNG
 labels/SPLIT/        8-bit PNG of native ids, the image's name with .png (pixel labels)
@@ -16,6 +16,7 @@ from typing import Literal
 
 from data.errors import InputError
 from data.labels import read_space
+from data.order import digest
 from data.sources import IMAGE_SUFFIXES, FileEntry, FileSource, check_name, is_image
 
 
@@ -24,6 +25,12 @@ class FolderConfig:
     """A folder of one's own; the head of data/adapters/folder.py describes its layout."""
 
     name: Literal["folder"]
+    val_share: float | None = None
+    """Share of the images of train that become val, where the folder has no images/val; drawn by their names, the same each time."""
+
+    def __post_init__(self) -> None:
+        if self.val_share is not None and not 0 < self.val_share < 1:
+            raise InputError(f"dataset.val_share: {self.val_share:g} found, expected a share between 0 and 1; mend it")
 
 
 class FolderSource(FileSource):
@@ -37,6 +44,7 @@ class FolderSource(FileSource):
             if not (root / name).exists():
                 raise InputError(f"{root / name}: not found, expected a folder with meta.yaml and images/SPLIT/; add it or check source=")
         self.label_space = read_space(root / "meta.yaml")
+        self.val_share = config.val_share
 
     def entries(self) -> dict[str, Sequence[FileEntry]]:
         for path in (self.root / "images").iterdir():
@@ -47,7 +55,19 @@ class FolderSource(FileSource):
             raise InputError(
                 f"{self.root / 'images'}: no folder found, expected one folder per split such as images/train; move the images"
             )
-        return {split: self._entries_of(split) for split in splits}
+        found: dict[str, Sequence[FileEntry]] = {split: self._entries_of(split) for split in splits}
+        return found if self.val_share is None else self._with_val(found, self.val_share)
+
+    def _with_val(self, found: dict[str, Sequence[FileEntry]], share: float) -> dict[str, Sequence[FileEntry]]:
+        number = round(share * len(found.get("train", ())))
+        if "val" in found or not 0 < number < len(found.get("train", ())):
+            raise InputError(
+                f"dataset.val_share: {self.root / 'images'} with {', '.join(found)} found, expected train without val, and enough images "
+                "for both; remove dataset.val_share"
+            )
+        chosen = {entry.key for entry in sorted(found["train"], key=lambda entry: digest(f"val/{entry.key}"))[:number]}
+        train = [entry for entry in found["train"] if entry.key not in chosen]
+        return {**found, "train": train, "val": [entry for entry in found["train"] if entry.key in chosen]}
 
     def _entries_of(self, split: str) -> list[FileEntry]:
         images = self._images_of(split)
