@@ -1,0 +1,172 @@
+"""Variants of a training over several seeds, as one table: every row a variant, every cell a score with its mean and spread.
+
+    python -m benchmarks.experiment benchmarks/experiments/streets_hierarchy.yaml
+    python -m benchmarks.experiment FILE --seeds 0 1 --jobs 1 --out runs
+
+A file names the words of `taxomix train`. Scores are those of the last step, on the whole val split: no checkpoint is chosen by what is
+reported. A run that is complete is not trained again, one that was stopped goes on, so that the command may be stopped at any time.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Literal
+
+import numpy as np
+import yaml
+
+from data.config import build
+from data.errors import InputError
+from trainers.metrics import Scores, scores
+from trainers.run_folder import RunFolder
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig:
+    """One column of the table."""
+
+    dataset: str
+    score: Literal["miou", "mpa", "pixel_accuracy"]
+    classes: tuple[str, ...] | None = None
+    """The classes that the mean is taken over; null: all that occur. Pixels of others count as always."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """The content of a file."""
+
+    about: str
+    words: tuple[str, ...]
+    """Of `taxomix train`, for all variants. {SHARDS} stands for the folder of prepared data."""
+    variants: dict[str, tuple[str, ...]]
+    """Name -> words that are its own."""
+    scores: dict[str, ScoreConfig]
+    """Title of a column -> what stands in it."""
+    prepare: tuple[tuple[str, ...], ...] = ()
+    """Words of `taxomix prepare`, one command after the other. {SHARDS} as above, {DATA} for the folder that --data names."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    jobs: int = 2
+    """Runs at a time."""
+    without: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Variant -> columns that it has no score for, since it does not know the dataset."""
+
+    def __post_init__(self) -> None:
+        for name, columns in self.without.items():
+            if name not in self.variants or not set(columns) <= self.scores.keys():
+                raise InputError(f"without.{name}: {', '.join(columns)} found, expected a variant and some of the scores; mend the names")
+
+
+def read_experiment(path: Path) -> Experiment:
+    try:
+        return build(Experiment, yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (InputError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: {' '.join(str(error).split())}") from None
+
+
+@dataclass(frozen=True)
+class Bench:
+    """An experiment in its folder: `shards`, and RUN and RUN.log for each run."""
+
+    experiment: Experiment
+    folder: Path
+    data: str
+
+    def run(self, seeds: Sequence[int], jobs: int) -> None:
+        """Do whatever of it is not yet done."""
+        for words in self.experiment.prepare:
+            self._taxomix("prepare", words, self.folder / "prepare.log")
+        runs = [(variant, seed) for seed in seeds for variant in self.experiment.variants]
+        with ThreadPoolExecutor(jobs) as pool:
+            for name in pool.map(lambda run: self._train(*run), runs):
+                print(f"{name}: done", file=sys.stderr, flush=True)
+
+    def _train(self, variant: str, seed: int) -> str:
+        name = self._name(variant, seed)
+        words = [*self.experiment.words, *self.experiment.variants[variant], f"seed={seed}", f"run.dir={self.folder}", f"run.name={name}"]
+        self._taxomix("train", words, self.folder / f"{name}.log")
+        return name
+
+    @staticmethod
+    def _name(variant: str, seed: int) -> str:
+        return f"{variant.replace(' ', '_')}-{seed}"
+
+    def _taxomix(self, command: str, words: Sequence[str], log: Path) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        filled = [word.replace("{SHARDS}", str(self.folder / "shards")).replace("{DATA}", self.data) for word in words]
+        with log.open("a") as file:
+            ended = subprocess.run([sys.executable, "-m", "taxomix", command, *filled], stdout=file, stderr=subprocess.STDOUT)
+        if ended.returncode:
+            raise InputError(f"{log}: `taxomix {command}` ended with {ended.returncode}; its last lines say why")
+
+    def values(self, variant: str, seeds: Sequence[int]) -> Iterator[list[float] | None]:
+        """The values of each column over the seeds, in percent; None where the variant has none."""
+        contents = [json.loads(RunFolder(self.folder / self._name(variant, seed)).evaluation.read_text()) for seed in seeds]
+        for title, column in self.experiment.scores.items():
+            if title in self.experiment.without.get(variant, ()):
+                yield None
+            else:
+                yield [100 * score_of(column, content) for content in contents]
+
+    def table(self, seeds: Sequence[int]) -> str:
+        """Markdown: mean and standard deviation, and the value of each seed."""
+        rows = [["variant", *self.experiment.scores], ["---"] * (1 + len(self.experiment.scores))]
+        for variant in self.experiment.variants:
+            rows.append([variant, *map(_cell, self.values(variant, seeds))])
+        return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def score_of(column: ScoreConfig, content: Mapping[str, object]) -> float:
+    """A score in 0..1 from the content of an evaluation.json."""
+    datasets = content["datasets"]
+    assert isinstance(datasets, dict)
+    if column.dataset not in datasets:
+        raise InputError(f"scores: dataset {column.dataset} found, expected one of {', '.join(datasets)}; mend the name or use `without`")
+    entry = datasets[column.dataset]
+    names = list(entry["iou"])
+    of_all = scores(np.array(entry["confusion_matrix"], np.int64), names)
+    return _mean_over(of_all, np.array(entry["confusion_matrix"], np.int64), column)
+
+
+def _mean_over(of_all: Scores, matrix: np.ndarray, column: ScoreConfig) -> float:
+    chosen = [of_all.names.index(name) for name in column.classes or of_all.names]
+    if column.score == "miou":
+        values = [of_all.iou[i] for i in chosen if not np.isnan(of_all.iou[i])]
+    elif column.score == "mpa":
+        values = [matrix[i, i] / matrix[i].sum() for i in chosen if matrix[i].sum()]
+    else:
+        values = [matrix[chosen, chosen].sum() / matrix[chosen].sum()]
+    return float(np.mean(values))
+
+
+def _cell(values: Sequence[float] | None) -> str:
+    if values is None:
+        return "-"
+    spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{mean(values):.1f}{spread} ({', '.join(f'{value:.1f}' for value in values)})"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.experiment", description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("file", type=Path)
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/experiments"), help="folder of shards, runs and logs; each file has its own in it"
+    )
+    parser.add_argument("--data", default="", help="folder of the datasets that the file prepares")
+    parser.add_argument("--seeds", type=int, nargs="+", help="instead of the file's")
+    parser.add_argument("--jobs", type=int, help="runs at a time, instead of the file's")
+    options = parser.parse_args(arguments)
+    experiment = read_experiment(options.file)
+    bench = Bench(experiment, (options.out / options.file.stem).absolute(), options.data)
+    seeds = options.seeds or experiment.seeds
+    bench.run(seeds, options.jobs or experiment.jobs)
+    print(f"{experiment.about}\n\nSeeds {', '.join(map(str, seeds))}: mean ± standard deviation (each), %\n\n{bench.table(seeds)}")
+
+
+if __name__ == "__main__":
+    main()

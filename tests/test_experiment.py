@@ -1,0 +1,83 @@
+"""Tables of variants over seeds: what stands in them is what evaluations counted."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from benchmarks import experiment
+from benchmarks.experiment import Experiment, ScoreConfig, read_experiment, score_of
+from data.config import to_plain
+from data.errors import InputError
+
+FILES = sorted(Path(experiment.__file__).with_name("experiments").glob("*.yaml"))
+
+CONTENT = {
+    "datasets": {
+        "some": {
+            "iou": {"a": 0.5, "b": 0.25, "c": None},
+            "confusion_matrix": [[6, 2, 0, 0], [1, 1, 0, 2], [0, 0, 0, 0]],
+        }
+    }
+}
+
+
+@pytest.mark.parametrize(
+    ("score", "classes", "expected"),
+    [
+        ("miou", None, (6 / 9 + 1 / 6) / 2),  # c is absent
+        ("miou", ("b", "c"), 1 / 6),
+        ("mpa", None, (6 / 8 + 1 / 4) / 2),
+        ("mpa", ("a",), 6 / 8),
+        ("pixel_accuracy", None, 7 / 12),
+        ("pixel_accuracy", ("b",), 1 / 4),
+    ],
+)
+def test_scores_are_over_the_classes_asked_for(score: str, classes: tuple[str, ...] | None, expected: float) -> None:
+    assert score_of(ScoreConfig(dataset="some", score=score, classes=classes), CONTENT) == pytest.approx(expected)  # type: ignore[arg-type]
+
+
+def test_an_unknown_dataset_is_told() -> None:
+    with pytest.raises(InputError, match="dataset other found, expected one of some"):
+        score_of(ScoreConfig(dataset="other", score="miou"), CONTENT)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_files_are_read(path: Path) -> None:
+    found = read_experiment(path)
+    assert found.variants
+    assert all(word.partition("=")[1] for words in (found.words, *found.variants.values(), *found.prepare) for word in words)
+
+
+def test_a_file_with_a_wrong_name_is_told(tmp_path: Path) -> None:
+    content = {"about": "", "words": [], "variants": {"one": []}, "scores": {}, "without": {"two": []}}
+    path = tmp_path / "some.yaml"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(InputError, match=r"some.yaml: without.two: .*expected a variant"):
+        read_experiment(path)
+
+
+@pytest.mark.timeout(120)
+def test_two_seeds_of_a_tiny_job_give_a_row(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = Experiment(
+        about="Tiny.",
+        words=("data=mine", f"data.root={shards}", "data.crop.size=[64, 64]", "loop.steps=1", "loop.overlays=0", "cluster=none"),
+        variants={"disks alone": ("data.mix={disks: 1}",), "both": ("data.mix={disks: 1, tones: 1}",)},
+        scores={"disks": ScoreConfig(dataset="disks", score="miou"), "tones": ScoreConfig(dataset="tones", score="mpa")},
+        without={"disks alone": ("tones",)},
+    )
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(to_plain(content), sort_keys=False))
+    words = [str(path), "--out", str(tmp_path / "out"), "--seeds", "0", "1", "--jobs", "1"]
+    experiment.main(words)
+    first = capsys.readouterr().out
+    rows = [line for line in first.splitlines() if line.startswith("|")]
+    assert rows[0] == "| variant | disks | tones |"
+    assert rows[2].startswith("| disks alone | ")
+    assert rows[2].endswith(") | - |")
+    assert rows[3].count("±") == 2
+    checkpoints = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.pt")}
+    assert len({path.parent for path in checkpoints}) == 4
+    experiment.main(words)  # nothing is trained again
+    assert capsys.readouterr().out == first
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.pt")} == checkpoints
