@@ -1,6 +1,7 @@
 """Tables of variants over seeds: what stands in them is what evaluations counted."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -9,6 +10,7 @@ from benchmarks import experiment
 from benchmarks.experiment import Experiment, ScoreConfig, read_experiment, score_of
 from data.config import to_plain
 from data.errors import InputError
+from taxomix import main
 
 FILES = sorted(Path(experiment.__file__).with_name("experiments").glob("*.yaml"))
 
@@ -57,8 +59,19 @@ def test_a_file_with_a_wrong_name_is_told(tmp_path: Path) -> None:
         read_experiment(path)
 
 
-@pytest.mark.timeout(120)
-def test_two_seeds_of_a_tiny_job_give_a_row(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def table_of(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    return [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+
+
+def in_this_process(command: list[str], **_: object) -> SimpleNamespace:
+    """Instead of a process that imports torch for each run."""
+    return SimpleNamespace(returncode=main(command[3:]))
+
+
+def test_two_seeds_of_a_tiny_job_give_a_row(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(experiment.subprocess, "run", in_this_process)
     content = Experiment(
         about="Tiny.",
         words=("data=mine", f"data.root={shards}", "data.crop.size=[64, 64]", "loop.steps=1", "loop.overlays=0", "cluster=none"),
@@ -70,8 +83,7 @@ def test_two_seeds_of_a_tiny_job_give_a_row(shards: Path, tmp_path: Path, capsys
     path.write_text(yaml.safe_dump(to_plain(content), sort_keys=False))
     words = [str(path), "--out", str(tmp_path / "out"), "--seeds", "0", "1", "--jobs", "1"]
     experiment.main(words)
-    first = capsys.readouterr().out
-    rows = [line for line in first.splitlines() if line.startswith("|")]
+    rows = table_of(capsys)
     assert rows[0] == "| variant | disks | tones |"
     assert rows[2].startswith("| disks alone | ")
     assert rows[2].endswith(") | - |")
@@ -79,5 +91,5 @@ def test_two_seeds_of_a_tiny_job_give_a_row(shards: Path, tmp_path: Path, capsys
     checkpoints = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.pt")}
     assert len({path.parent for path in checkpoints}) == 4
     experiment.main(words)  # nothing is trained again
-    assert capsys.readouterr().out == first
+    assert table_of(capsys) == rows
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.pt")} == checkpoints
