@@ -93,7 +93,7 @@ def test_the_tree_of_camvid_and_gtsdb() -> None:
     assert len(tree.labels["camvid11"]) == 11
     categories = read_hierarchy("camvid11_gtsdb_categories")
     assert categories.labels["camvid11"] == tree.labels["camvid11"]
-    assert tuple(categories.labels["gtsdb"]) == read_table("gtsdb").view("categories").names
+    assert set(categories.labels["gtsdb"]) == set(read_table("gtsdb").view("categories").names)
     assert set(tree.targets("gtsdb", read_table("gtsdb").view())) == {"sign"}
     assert set(tree.targets("camvid11", view(list(tree.labels["camvid11"])))) == {"scene"}
 
