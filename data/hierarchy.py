@@ -112,6 +112,11 @@ class Hierarchy:
         """Node -> the classifier of its children."""
         return {classifier.of: name for name, classifier in self.classifiers.items() if classifier.of is not None}
 
+    def parent(self, classifier: str) -> tuple[str, int] | None:
+        """The classifier that decides for the node which `classifier` splits, and the number of its output for it; None of the root."""
+        node = self.classifiers[classifier].of
+        return next(((name, nodes.index(node)) for name, nodes in self.outputs.items() if node in nodes), None)
+
     @cached_property
     def outputs(self) -> dict[str, tuple[str, ...]]:
         """Classifier -> the node of each of its outputs, void included."""

@@ -68,7 +68,7 @@ class View:
     """What a job sees of a label space: class index i has `names[i]` and `colors[i]`; `name` is the name of the view.
 
     `table` is (256,) uint8: native id -> class index, IGNORE_INDEX where the view has no class. `native_ids[i]` is the
-    native id that class i is written as.
+    native id that class i is written as. `supervision` is the label space's: labels may be exact or whole boxes.
     """
 
     name: str
@@ -76,6 +76,7 @@ class View:
     colors: tuple[tuple[int, int, int], ...]
     native_ids: tuple[int, ...]
     table: np.ndarray
+    supervision: Supervision = "pixels"
 
     @property
     def num_classes(self) -> int:
@@ -186,6 +187,7 @@ class LabelSpace:
             colors=tuple(c.color for c in classes),
             native_ids=tuple(c.ids[0] for c in classes),
             table=table,
+            supervision=self.supervision,
         )
 
     @cached_property

@@ -19,7 +19,7 @@ class Batch:
     seeds: (N,) int64 on the CPU, one per sample, of (seed, stream, epoch, position) alone: whatever is random about a sample on the
         device is drawn from it.
     sample_ids: N texts stream/epoch/key.
-    step: the global step this batch is for.
+    step: the number of the global batch, from 0: that of the training step, where each takes one (`loop.accumulate`).
     """
 
     images: Tensor

@@ -50,7 +50,9 @@ def _global_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     num_values = x.numel() // x.shape[1]
     if num_values:
         # The kernel of BatchNorm2d itself: on channels-last maps torch.var_mean takes over twenty times as long.
-        mean, var = torch.ops.aten.batch_norm_update_stats(x, None, None, 0.0)
+        # On a CPU it gives statistics in the precision of its input, which under autocast would be 8 bits.
+        values = x if x.is_cuda else x.to(torch.promote_types(x.dtype, torch.float32))
+        mean, var = torch.ops.aten.batch_norm_update_stats(values, None, None, 0.0)
     else:
         # At least float32, as the kernel gives them: what is gathered must be of one type on all ranks.
         var = mean = x.new_zeros(x.shape[1], dtype=torch.promote_types(x.dtype, torch.float32))

@@ -7,7 +7,9 @@ of leaves. So each can be asked about the labels of any dataset, once it is said
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,17 +24,42 @@ from models.outputs.set_loss import bands
 class LossTerm:
     """One term of a loss on one rank: `total` summed over `count` pixels (scalars on the device), and its weight.
 
-    The step divides by the count of all ranks, so that the gradient does not depend on how samples were dealt.
+    The step divides by the count of all ranks, so that the gradient does not depend on how samples were dealt. With L the quotient and
+    s the `log_variance`, a parameter, the term adds weight * (exp(-s) * L + s) to what is minimised (Kendall et al. 2018), and nothing
+    where no rank has a pixel; without s, weight * L.
     """
 
     total: Tensor
     count: Tensor
     weight: float = 1.0
+    log_variance: Tensor | None = None
+
+    @property
+    def weighted(self) -> Tensor:
+        """The total times all that it is multiplied by."""
+        return self.total * self.weight if self.log_variance is None else self.total * (self.weight * torch.exp(-self.log_variance))
+
+    def offset(self, global_count: Tensor) -> Tensor:
+        """What is added besides, the same on every rank: the more a term is discounted, the more, so that none is discounted to nothing."""
+        if self.log_variance is None:
+            return torch.zeros_like(self.total)
+        return self.weight * self.log_variance * (global_count > 0)
+
+
+Where = Mapping[str, Mapping[str, Tensor]]
+"""Dataset -> term of the loss -> (N_d, H, W) bool: the labelled pixels that count in the term; all where none is given."""
+
+NO_LIMIT: Where = {}
+
+LevelRule = Literal["parent", "path"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class OutputsConfigBase(ABC):
     """What the configs of all output spaces answer."""
+
+    has_levels: ClassVar[bool] = False
+    """Whether some terms of the loss are about parts of what others decide, so that `OutputSpace.decided` has something to say."""
 
     def terms(self, views: Mapping[str, View]) -> tuple[str, ...]:
         """The names of the terms that `losses` will have. Raises InputError where the output space does not know a class of a view."""
@@ -50,30 +77,70 @@ class OutputsConfigBase(ABC):
 class OutputSpace(nn.Module, ABC):
     """The interface. `views` says which classes each dataset of the job has."""
 
-    def __init__(self, views: Mapping[str, View]) -> None:
+    def __init__(self, views: Mapping[str, View], terms: Sequence[str] | None = None) -> None:
         super().__init__()
         self.views = dict(views)
+        self.terms = tuple(views if terms is None else terms)
+        """The names of the terms that `losses` gives for all datasets."""
 
-    @abstractmethod
     def forward(self, features: Features, rows: Mapping[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
         """The encoder's features of N images and, per dataset, the rows (N_d,) of its samples, to its logits (N_d, K, *size).
 
         Every dataset of `rows` is in the result, N_d = 0 included: its parameters then get zero gradients, so that a rank
         without a sample of some dataset takes part in every collective.
         """
+        return self.logits_of(self.decode(features), rows, size)
 
     @abstractmethod
-    def losses(self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> dict[str, LossTerm]:
+    def decode(self, features: Features) -> Features:
+        """The encoder's features of N images to what all datasets share: the first half of `forward`."""
+
+    @abstractmethod
+    def logits_of(self, decoded: Features, rows: Mapping[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
+        """The second half of `forward`."""
+
+    @torch.no_grad()
+    def foreign_logits(self, decoded: Features, index: Tensor, size: tuple[int, int], dataset: str, own: Tensor) -> Tensor:
+        """Logits (N_d, K, *size) that `answer` understands for `dataset`, of images `index` (N_d,) of another dataset whose own are `own`.
+
+        Parts of `dataset` are asked as in evaluation: they learn nothing of these images, keep no statistic of them and wait for no rank.
+        """
+        with evaluating(self):
+            return self.logits_of(decoded, {dataset: index}, size)[dataset]
+
+    @abstractmethod
+    def losses(self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor], where: Where = NO_LIMIT) -> dict[str, LossTerm]:
         """Logits (N_d, K, H, W) and class indices of its view (N_d, H, W) int64, IGNORE_INDEX where unknown, of each dataset,
         to the terms of the loss by name, the same on every rank that gives the same datasets; no pixel to learn from gives (0, 0)."""
+
+    def taught(self, labels: Tensor, dataset: str) -> dict[str, Tensor]:
+        """Class indices (N_d, H, W) of a dataset to the pixels, bool, that they teach each term with, where `where` limits none."""
+        return {dataset: labels != IGNORE_INDEX}
+
+    def decided(self, logits: Tensor, dataset: str, rule: LevelRule) -> dict[str, Tensor]:
+        """For each term which that dataset teaches and which is about parts of something: where (N_d, H, W) bool the logits say that
+        a pixel is that very thing. parent: by the decision one level up alone; path: by all decisions from the root on.
+
+        None where terms are about everything.
+        """
+        return {}
 
     @abstractmethod
     def leaves(self, dataset: str) -> tuple[str, ...]:
         """What the logits of a dataset are distributions over."""
 
+    def label_leaves(self, dataset: str) -> tuple[tuple[str, ...], ...]:
+        """The leaves of each class of a dataset's view; by default each class is the leaf DATASET/CLASS."""
+        return tuple((f"{dataset}/{name}",) for name in self.views[dataset].names)
+
     @abstractmethod
     def leaf_log_probabilities(self, logits: Tensor, dataset: str) -> Tensor:
         """Logits (N_d, K, H, W) to log-probabilities (N_d, L, H, W), at least float32, of `leaves(dataset)`."""
+
+    def as_logits(self, log_p: Tensor, dataset: str) -> Tensor:
+        """Log-probabilities (N_d, L, H, W) of `leaves(dataset)` to logits (N_d, K, H, W) that say the same: those of several views of an
+        image are averaged as probabilities, and all that is asked of logits can be asked of the mean."""
+        return log_p
 
     @abstractmethod
     def class_log_probabilities(self, logits: Tensor, dataset: str) -> Tensor:
@@ -93,6 +160,10 @@ class OutputSpace(nn.Module, ABC):
         """Logits (N_d, K, H, W) to class indices of the dataset's view, (N_d, H, W) int64; IGNORE_INDEX where none of them is
         predicted, which evaluation counts as a miss."""
         return by_bands(lambda band: self.predict_band(band, dataset), logits)
+
+    def answer(self, logits: Tensor, dataset: str) -> Tensor:
+        """`predict`, for a decision about training: what only other datasets have a label for never takes part."""
+        return self.predict(logits, dataset)
 
     def pseudo_labels(self, logits: Tensor, dataset: str) -> tuple[Tensor, Tensor]:
         """Logits (N_d, K, H, W) to the predicted classes (N_d, H, W) int64 and their probabilities (N_d, H, W) float32."""
@@ -161,16 +232,35 @@ class LeafTable(nn.Module):
 class SharedDecoder(OutputSpace):
     """An output space whose logits are the same for all datasets: one decoder, and on it one classifier or several in a row."""
 
-    def __init__(self, views: Mapping[str, View], network: Network, num_outputs: Sequence[int]) -> None:
-        super().__init__(views)
+    def __init__(self, views: Mapping[str, View], network: Network, num_outputs: Sequence[int], terms: Sequence[str] | None = None) -> None:
+        super().__init__(views, terms)
         self.decoder = network.make_decoder(max(num_outputs))
         self.classifiers = nn.ModuleList(network.make_classifier(self.decoder, number) for number in num_outputs)
         self._upsample = network.upsample
 
-    def forward(self, features: Features, rows: Mapping[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
-        decoded = self.decoder(features)
+    def decode(self, features: Features) -> Features:
+        decoded: Features = self.decoder(features)
+        return decoded
+
+    def logits_of(self, decoded: Features, rows: Mapping[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
         logits = torch.cat([classifier(decoded) for classifier in self.classifiers], dim=1)
         return {name: self._upsample(logits[index], select(decoded, index), size) for name, index in rows.items()}
+
+    def foreign_logits(self, decoded: Features, index: Tensor, size: tuple[int, int], dataset: str, own: Tensor) -> Tensor:
+        return own.detach()
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, and afterwards for each part the mode that it was in."""
+    training = [part for part in module.modules() if part.training]
+    for part in training:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
 
 
 def never_predicted(view: View, leaves: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -190,6 +280,12 @@ def by_bands(function: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
 def select(features: Features, index: Tensor) -> Features:
     """The rows `index` (N_d,) of each map."""
     return tuple(feature[index] for feature in features)
+
+
+def limited(labels: Tensor, where: Where, dataset: str, term: str) -> Tensor:
+    """Class indices (N_d, H, W) of a dataset, IGNORE_INDEX where they do not count in a term."""
+    mask = where.get(dataset, {}).get(term)
+    return labels if mask is None else labels.masked_fill(~mask, IGNORE_INDEX)
 
 
 def at_least_float32(logits: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from data.labels import IGNORE_INDEX, View
 from models.networks.base import Network
-from models.outputs.base import LossTerm, OutputsConfigBase, SharedDecoder, at_least_float32, cross_entropy_term
+from models.outputs.base import NO_LIMIT, LossTerm, OutputsConfigBase, SharedDecoder, Where, at_least_float32, cross_entropy_term, limited
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +38,9 @@ class Concat(SharedDecoder):
             self._channels[name] = slice(end, end + view.num_classes)
             end += view.num_classes
 
-    def losses(self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> dict[str, LossTerm]:
-        return {name: cross_entropy_term(logits[name], labels[name], self._channels[name].start) for name in logits}
+    def losses(self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor], where: Where = NO_LIMIT) -> dict[str, LossTerm]:
+        first = {name: channels.start for name, channels in self._channels.items()}
+        return {name: cross_entropy_term(logits[name], limited(labels[name], where, name, name), first[name]) for name in logits}
 
     def leaves(self, dataset: str) -> tuple[str, ...]:
         return self._leaves
@@ -53,6 +54,9 @@ class Concat(SharedDecoder):
         if self._takes_all:
             return self.leaf_log_probabilities(logits, dataset)[:, own]
         return torch.log_softmax(at_least_float32(logits[:, own]), dim=1)
+
+    def answer(self, logits: Tensor, dataset: str) -> Tensor:
+        return logits[:, self._channels[dataset]].argmax(dim=1)
 
     def classify(self, logits: Tensor, dataset: str) -> tuple[Tensor, Tensor]:
         if not self._takes_all:

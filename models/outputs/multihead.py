@@ -10,7 +10,17 @@ from torch import Tensor, nn
 from data.labels import View
 from models.batchnorm import allow_empty_batches
 from models.networks.base import Features, Network
-from models.outputs.base import LossTerm, OutputsConfigBase, OutputSpace, at_least_float32, cross_entropy_term, select
+from models.outputs.base import (
+    NO_LIMIT,
+    LossTerm,
+    OutputsConfigBase,
+    OutputSpace,
+    Where,
+    at_least_float32,
+    cross_entropy_term,
+    limited,
+    select,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +54,11 @@ class MultiHead(OutputSpace):
         self._number = {name: number for number, name in enumerate(self.views)}
         self._upsample = network.upsample
 
-    def forward(self, features: Features, rows: Mapping[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
-        decoded = features if self._is_repeated else self.decoder(features)
+    def decode(self, features: Features) -> Features:
+        decoded: Features = features if self._is_repeated else self.decoder(features)
+        return decoded
+
+    def logits_of(self, decoded: Features, rows: Mapping[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
         logits = {}
         for name, index in rows.items():
             number, part = self._number[name], select(decoded, index)
@@ -54,8 +67,8 @@ class MultiHead(OutputSpace):
             logits[name] = self._upsample(self.classifiers[number](part), part, size)
         return logits
 
-    def losses(self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> dict[str, LossTerm]:
-        return {name: cross_entropy_term(logits[name], labels[name]) for name in logits}
+    def losses(self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor], where: Where = NO_LIMIT) -> dict[str, LossTerm]:
+        return {name: cross_entropy_term(logits[name], limited(labels[name], where, name, name)) for name in logits}
 
     def leaves(self, dataset: str) -> tuple[str, ...]:
         return tuple(f"{dataset}/{name}" for name in self.views[dataset].names)

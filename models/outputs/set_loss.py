@@ -46,18 +46,26 @@ class SetLoss(nn.Module):
         super().__init__()
         self.terms = nn.ModuleList(_OneOf(softmax) if softmax.is_single else _SomeOf(softmax) for softmax in softmaxes)
 
-    def forward(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, logits: Tensor, labels: Tensor | Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Logits (N, C, H, W) and class indices (N, H, W) int64, IGNORE_INDEX where unknown, to the sum of the pixels' losses, at
-        least float32, and the number of pixels in it, both one for each softmax: (S,) on the device."""
-        terms = [term for term in self.terms if isinstance(term, _Term)]
-        counts = torch.stack([term.counted[labels].sum() for term in terms])
-        totals: Tensor = _SetLossFunction.apply(logits, labels, terms)
+        least float32, and the number of pixels in it, both one for each softmax: (S,) on the device. Labels are the same for all
+        softmaxes, or one for each."""
+        each = [labels] * len(self.terms) if isinstance(labels, Tensor) else list(labels)
+        counts = torch.stack([term.counted[own].sum() for term, own in zip(self._all(), each, strict=True)])
+        totals: Tensor = _SetLossFunction.apply(logits, each, self._all())
         return totals, counts
+
+    def counted(self, labels: Tensor) -> list[Tensor]:
+        """The pixels, bool, of class indices (N, H, W) that count for each softmax."""
+        return [term.counted[labels] for term in self._all()]
+
+    def _all(self) -> list["_Term"]:
+        return [term for term in self.terms if isinstance(term, _Term)]
 
 
 class _SetLossFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Tensor, terms: Sequence["_Term"]) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, labels: Sequence[Tensor], terms: Sequence["_Term"]) -> Tensor:
         is_wanted = ctx.needs_input_grad[0]
         grad = torch.zeros_like(logits) if _leaves_gaps(terms, logits.shape[1]) else torch.empty_like(logits)
         # Softmaxes are fastest along the channels as they lie in memory.
@@ -69,7 +77,7 @@ class _SetLossFunction(torch.autograd.Function):
                 x, out = logits[:, term.channels, rows].to(dtype), grad[:, term.channels, rows]
                 if by_pixel:
                     x, out = x.permute(0, 2, 3, 1), out.permute(0, 2, 3, 1)
-                totals[number] += term.fill(x, labels[:, rows], out if is_wanted else None, dim=3 if by_pixel else 1)
+                totals[number] += term.fill(x, labels[number][:, rows], out if is_wanted else None, dim=3 if by_pixel else 1)
         ctx.save_for_backward(grad)
         ctx.channels = [term.channels for term in terms]
         return totals
@@ -144,7 +152,7 @@ class _SomeOf(_Term):
     def fill(self, x: Tensor, labels: Tensor, out: Tensor | None, *, dim: int) -> Tensor:
         taught = self.taught[labels].unsqueeze(dim)
         is_open = self._open(labels, dim).logical_or_(~taught)
-        if x.is_cuda:
+        if x.is_cuda or type(x) is not Tensor:  # `taxomix plan` counts memory with tensors that have no values
             return _fill_exactly(x, is_open, out, dim)
         return _fill_quickly(x, is_open, taught, out, dim)
 

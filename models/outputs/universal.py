@@ -10,7 +10,17 @@ from torch import Tensor, nn
 from data.labels import View
 from data.universe import Universe, check_aliases, read_universe
 from models.networks.base import Network
-from models.outputs.base import LeafTable, LossTerm, OutputsConfigBase, SharedDecoder, at_least_float32, never_predicted
+from models.outputs.base import (
+    NO_LIMIT,
+    LeafTable,
+    LossTerm,
+    OutputsConfigBase,
+    SharedDecoder,
+    Where,
+    at_least_float32,
+    limited,
+    never_predicted,
+)
 from models.outputs.set_loss import SetLoss, Softmax
 
 
@@ -61,20 +71,24 @@ class Universal(SharedDecoder):
         self._names = names
         self._number = {name: number for number, name in enumerate(views)}
         sets = [config.leaves_of(name, view) for name, view in views.items()]
+        self._label_leaves = dict(zip(views, sets, strict=True))
         self.tables = nn.ModuleList(LeafTable(names, leaves) for leaves in sets)
         number = {leaf: i for i, leaf in enumerate(names)}
         numbers = [tuple(frozenset(number[leaf] for leaf in label) for label in leaves) for leaves in sets]
         self.set_losses = nn.ModuleList(SetLoss([Softmax(channels=slice(0, len(names)), sets=one)]) for one in numbers)
 
-    def losses(self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> dict[str, LossTerm]:
+    def losses(self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor], where: Where = NO_LIMIT) -> dict[str, LossTerm]:
         terms = {}
         for name in logits:
-            totals, counts = self.set_losses[self._number[name]](logits[name], labels[name])
+            totals, counts = self.set_losses[self._number[name]](logits[name], limited(labels[name], where, name, name))
             terms[name] = LossTerm(totals[0], counts[0])
         return terms
 
     def leaves(self, dataset: str) -> tuple[str, ...]:
         return self._names
+
+    def label_leaves(self, dataset: str) -> tuple[tuple[str, ...], ...]:
+        return self._label_leaves[dataset]
 
     def leaf_log_probabilities(self, logits: Tensor, dataset: str) -> Tensor:
         return torch.log_softmax(at_least_float32(logits), dim=1)
