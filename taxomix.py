@@ -9,42 +9,17 @@ import shutil
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import conf
-from data.cache import CacheConfig
 from data.config import build
 from data.errors import InputError
 
+if TYPE_CHECKING:
+    from trainers.config import JobConfig
+
 # Each subcommand imports what it needs when it runs: `--help` and `prepare` wait for no torch.
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
-    """The keys of `taxomix evaluate`."""
-
-    run: Path
-    checkpoint: Literal["best", "last"]
-    split: str | None
-    """null: the run's own data.val_split."""
-    root: str | None
-    """null: where the run was trained."""
-    cache: CacheConfig
-    """Of this host; the run's config knows that of the host it was trained on."""
-    overlays: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class PredictConfig:
-    """The keys of `taxomix predict`."""
-
-    run: Path
-    images: Path
-    out: Path
-    checkpoint: Literal["best", "last"]
-    datasets: tuple[str, ...] | None
 
 
 def prepare(overrides: Sequence[str]) -> None:
@@ -73,11 +48,9 @@ def plan(overrides: Sequence[str]) -> None:
     """tell what a job would do: mix, epochs, shards, what cannot work"""
     from rich.console import Console
 
-    from trainers.config import JobConfig
     from trainers.plan import make_plan, print_plan
 
-    job = build(JobConfig, conf.compose("train", overrides))
-    planned = make_plan(job)
+    planned = make_plan(_job(overrides))
     print_plan(planned, Console(width=None if sys.stdout.isatty() else 160))
     if planned.problems:
         raise InputError(f"this job cannot work: {planned.problems[0]}")
@@ -103,9 +76,8 @@ def inspect(overrides: Sequence[str]) -> int:
 def train(overrides: Sequence[str]) -> None:
     """train a job, and go on where it stopped"""
     from cluster.launch import launch
-    from trainers.config import JobConfig
 
-    folder = launch(build(JobConfig, conf.compose("train", overrides)))
+    folder = launch(_job(overrides))
     if folder is None:
         return
     _print_evaluation(folder.evaluation)
@@ -115,29 +87,21 @@ def train(overrides: Sequence[str]) -> None:
 
 
 def evaluate(overrides: Sequence[str]) -> None:
-    """evaluate a run on its datasets"""
-    from trainers.finished import evaluate_run
+    """evaluate a run on its datasets, or on others"""
+    from trainers.evaluation.command import EvaluateConfig, evaluate_run
 
-    config = build(EvaluateConfig, conf.compose("evaluate", overrides))
-    path = evaluate_run(
-        config.run,
-        checkpoint=config.checkpoint,
-        split=config.split,
-        root=config.root,
-        cache=config.cache,
-        num_overlays=config.overlays,
-    )
-    _print_evaluation(path)
-    print(f"written to {path}")
+    path = evaluate_run(build(EvaluateConfig, conf.compose("evaluate", overrides)))
+    if path is not None:
+        _print_evaluation(path)
+        print(f"written to {path}")
 
 
 def predict(overrides: Sequence[str]) -> None:
     """label a folder of pictures"""
-    from trainers.predict import predict_run
+    from trainers.predict import PredictConfig, predict_run
 
     config = build(PredictConfig, conf.compose("predict", overrides))
-    number = predict_run(config.run, config.images, config.out, checkpoint=config.checkpoint, datasets=config.datasets)
-    print(f"{number} pictures labelled in {config.out}")
+    print(f"{predict_run(config)} pictures labelled in {config.out}")
 
 
 def export(overrides: Sequence[str]) -> None:
@@ -158,6 +122,15 @@ def export(overrides: Sequence[str]) -> None:
     print(f"  an image of {found.sizes[0]} takes {times}")
 
 
+def _job(overrides: Sequence[str]) -> "JobConfig":
+    from trainers.config import JobConfig
+
+    try:
+        return build(JobConfig, conf.compose("train", overrides))
+    except InputError as error:
+        raise InputError(f"{error}{conf.recipe_hint(str(error), overrides)}") from None
+
+
 def _print_evaluation(path: Path) -> None:
     import json
 
@@ -165,7 +138,7 @@ def _print_evaluation(path: Path) -> None:
 
     from trainers.evaluation import print_evaluation
 
-    print_evaluation(json.loads(path.read_text()), Console())
+    print_evaluation(json.loads(path.read_text()), Console(width=None if sys.stdout.isatty() else 160))
 
 
 # A subcommand that has done its work and yet has to answer with another code than 0 gives it back.
@@ -202,6 +175,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError) as error:
         print(f"taxomix {name}: {error.filename}: {error.strerror}; give a path that can be used as asked", file=sys.stderr)
         return 2
+    except FloatingPointError as error:  # which says all that there is to say
+        print(f"taxomix {name}: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"taxomix {name}: stopped; the same command goes on", file=sys.stderr)
         return 1

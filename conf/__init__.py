@@ -19,6 +19,8 @@ from omegaconf.errors import OmegaConfBaseException
 from data.errors import InputError
 
 FOLDER = Path(__file__).parent
+GLOBAL = "# @package _global_"
+"""First line of a choice whose keys are not below its group, but at the top."""
 
 
 def compose(name: str, overrides: Sequence[str]) -> dict[str, Any]:
@@ -38,7 +40,7 @@ def compose(name: str, overrides: Sequence[str]) -> dict[str, Any]:
                 _replace(config, word)
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise InputError(_one_line(error, name)) from None
+        raise InputError(_one_line(error, name, overrides)) from None
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
 
@@ -67,7 +69,7 @@ def _replace(config: DictConfig, word: str) -> None:
     owner[last] = OverridesParser.create().parse_override(word).value()
 
 
-def _one_line(error: Exception, name: str) -> str:
+def _one_line(error: Exception, name: str, overrides: Sequence[str]) -> str:
     text = " ".join(str(error).split())
     see = f"; see `taxomix {name} --help`"
     if "Missing mandatory value" in text:
@@ -78,7 +80,7 @@ def _one_line(error: Exception, name: str) -> str:
         return f"{group}: missing; give {' or '.join(f'{group}={choice}' for choice in choices(group))}{see}"
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown:
-        return f"{unknown[1]}: unknown key{_similar(unknown[1], name)}{see} for all keys"
+        return f"{unknown[1]}: unknown key{_inside_of(unknown[1], name, overrides) or _similar(unknown[1], name)}{see} for all keys"
     choice = re.search(r"(?:Could not find|In '[^']*': Could not find) '([\w-]+)/([^']+)' (?:Available options in '[^']*': )?(.*)", text)
     if choice:
         return f"{choice[1]}={choice[2]}: no such choice, expected one of {', '.join(choices(choice[1]))}"
@@ -89,8 +91,47 @@ def _similar(key: str, name: str) -> str:
     """The key of conf/NAME.yaml's defaults that looks most like `key`."""
     last = key.split(".")[-1]
     lines = [line.split(":")[0].strip() for line in describe(name).splitlines() if ":" in line]
-    close = difflib.get_close_matches(last, lines, n=1)
+    close = [line for line in difflib.get_close_matches(last, lines, n=2) if line != last]
     return f" (did you mean {key.removesuffix(last)}{close[0]}?)" if close else ""
+
+
+def _inside_of(key: str, name: str, overrides: Sequence[str]) -> str:
+    """Where `key` lies in a mapping that is empty or null so far: how to give the whole of that."""
+    groups = [word for word in overrides if word.partition("=")[0].lstrip("+") in _groups(name)]
+    try:
+        with initialize_config_dir(str(FOLDER), version_base="1.3"):
+            config = hydra_compose(name, groups)
+    except (HydraException, OmegaConfBaseException):
+        return ""
+    parts = key.split(".")
+    for length in range(len(parts) - 1, 0, -1):
+        parent, owner = ".".join(parts[:length]), OmegaConf.select(config, ".".join(parts[: length - 1])) if length > 1 else config
+        if isinstance(owner, DictConfig) and parts[length - 1] in list(owner.keys()):
+            if owner[parts[length - 1]] not in (None, {}):
+                return ""
+            value = next((word.partition("=")[2] for word in overrides if word.lstrip("+").startswith(f"{key}=")), "VALUE")
+            return f", {parent} is empty; give the whole of it: '{parent}={_nested(parts[length:], value)}'"
+    return ""
+
+
+def _nested(parts: Sequence[str], value: str) -> str:
+    return f"{{{parts[0]}: {_nested(parts[1:], value)}}}" if parts else value
+
+
+def _groups(name: str) -> list[str]:
+    return re.findall(r"^ +- (\w+): ", (FOLDER / f"{name}.yaml").read_text(), flags=re.MULTILINE)
+
+
+def recipe_hint(error: str, overrides: Sequence[str]) -> str:
+    """What to do about a key that is unknown since other words replaced what a recipe sets it for; empty where it is no recipe's."""
+    recipe = next((word.partition("=")[2] for word in overrides if word.startswith("recipe=")), "")
+    key, _, text = error.partition(": ")
+    if not text.startswith("unknown key") or recipe not in choices("recipe"):
+        return ""
+    content = OmegaConf.load(FOLDER / "recipe" / f"{recipe}.yaml")
+    owner = OmegaConf.select(content, key.rpartition(".")[0])
+    is_set = isinstance(owner, DictConfig) and key.rpartition(".")[2] in owner
+    return f"; it comes from recipe={recipe}: take it away with the word ~{key}" if is_set else ""
 
 
 def choices(group: str) -> list[str]:
@@ -102,8 +143,10 @@ def describe(name: str) -> str:
     """The config file of a subcommand and of every choice of its groups, comments included: the help text."""
     text = (FOLDER / f"{name}.yaml").read_text()
     parts = [text.rstrip()]
-    for group in re.findall(r"^ +- (\w+): ", text, flags=re.MULTILINE):
+    for group in _groups(name):
         for choice in choices(group):
-            lines = (FOLDER / group / f"{choice}.yaml").read_text().rstrip()
-            parts.append(f"\n{group}={choice}, keys below {group}.:\n" + "\n".join("  " + line for line in lines.splitlines()))
+            lines = (FOLDER / group / f"{choice}.yaml").read_text().rstrip().splitlines()
+            is_global = lines[0] == GLOBAL
+            keys = "keys at the top" if is_global else f"keys below {group}."
+            parts.append(f"\n{group}={choice}, {keys}:\n" + "\n".join("  " + line for line in lines[is_global:]))
     return "\n".join(parts)

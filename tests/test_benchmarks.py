@@ -67,3 +67,10 @@ def test_networks_have_a_row_in_each_table() -> None:
     assert all(float(cell) >= 0 for cell in (macs, *measured[:-1]))
     assert all(float(cell) > 0 for cell in three)
     assert float(three[6]) < float(three[7]) < float(three[8])  # parameters: one dataset, a shared decoder, one for each
+
+
+@pytest.mark.timeout(180)
+def test_confusion_counts_the_same_in_every_way() -> None:
+    printed = run("confusion", "--size", "64", "96", "--rounds", "1", "--classes", "19", "66")
+    assert printed.count("ours") == 4
+    assert printed.count("| 1.0 (1.0 to 1.0) |") >= 4

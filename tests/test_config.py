@@ -11,9 +11,11 @@ from data.config import build, to_plain
 from data.errors import InputError
 from data.inspect.opening import InspectConfig
 from data.prepare import PrepareConfig
-from taxomix import EvaluateConfig, PredictConfig, main
+from taxomix import main
 from trainers.config import JobConfig
+from trainers.evaluation.command import EvaluateConfig
 from trainers.export import ExportConfig
+from trainers.predict import PredictConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,10 +83,11 @@ PRIMARY: dict[str, tuple[type, list[str]]] = {
 }
 NEEDED = {
     ("data", "mine"): ["data.root=x", "data.mix={a: 2}"],
+    ("schedule", "steps"): ["schedule.milestones=[100]"],
     ("dataset", "folder"): ["source=x"],
     ("dataset", "webdataset"): ["source=x"],
 }
-GROUPS = {"train": ["data", "model", "outputs", "trainer", "optim", "schedule", "cluster"], "prepare": ["dataset"]}
+GROUPS = {"train": ["data", "model", "outputs", "trainer", "optim", "schedule", "cluster", "recipe"], "prepare": ["dataset"]}
 CHOICES = [(name, group, choice) for name, groups in GROUPS.items() for group in groups for choice in conf.choices(group)]
 
 
@@ -116,6 +119,10 @@ def test_every_config_file_is_covered() -> None:
     ("words", "message"),
     [
         (["train", "loop.stepps=3"], "taxomix train: loop.stepps: unknown key (did you mean loop.steps?)"),
+        (
+            ["train", "loop.ema.decay=0.9"],
+            "taxomix train: loop.ema.decay: unknown key, loop.ema is empty; give the whole",
+        ),
         (["train", "loop.steps=many"], "taxomix train: loop.steps: 'many' found, expected a whole number"),
         (["train", "loop.steps=0"], "taxomix train: loop.steps: 0 found, expected at least 1"),
         (["train", "cluster=cloud"], "taxomix train: cluster=cloud: no such choice, expected one of local, none, ray"),
@@ -164,3 +171,17 @@ def test_help_lists_the_keys(name: str, capsys: pytest.CaptureFixture[str]) -> N
     text = capsys.readouterr().out
     for key in conf.compose(name, PRIMARY[name][1]):
         assert f"{key}:" in text or f"{key}=" in text
+
+
+def test_what_to_do_about_a_key_inside_of_nothing_or_of_a_recipe_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, remedy in (
+        (["optim.groups.norms.lr=2"], "optim.groups is empty; give the whole of it: 'optim.groups={norms: {lr: 2}}'"),
+        (["optim.groups=3"], "expected keys and values"),
+        (["recipe=paper001", "optim=adam"], "it comes from recipe=paper001: take it away with the word ~optim.momentum"),
+        (["recipe=paper000_concat", "outputs=multihead"], "take it away with the word ~outputs.predict"),
+        (["recipe=paper001", "optim.momentun=0.5"], "did you mean optim.momentum?"),
+    ):
+        assert main(["plan", *words]) == 2
+        error = capsys.readouterr().err
+        assert remedy in error
+        assert error.count("\n") == 1

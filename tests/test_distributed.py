@@ -32,6 +32,7 @@ from trainers.loop import train
 from trainers.ranks import Ranks
 from trainers.run_folder import RunFolder
 from trainers.step import train_step
+from trainers.update import Update
 
 CPU = torch.device("cpu")
 
@@ -138,12 +139,12 @@ def run_steps(rank: int, world_size: int, out: dict[str, Tensor]) -> None:
     losses = trainer
     if world_size > 1:
         losses = DistributedDataParallel(synchronise_batchnorm(trainer, CPU))
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    update = Update(trainer, torch.optim.Adam(model.parameters(), lr=1e-3))
     curve = []
     for step in range(NUM_STEPS):
         batch = global_batch(step)
-        values = train_step(losses, share(batch, rank, world_size), optimizer, Ranks(rank=rank, world_size=world_size))
-        curve.append(torch.stack(list(values.values())))
+        result = train_step(losses, [share(batch, rank, world_size)], update, Ranks(rank=rank, world_size=world_size))
+        curve.append(torch.tensor(list(result.losses.values()), dtype=torch.float64))
     out["curve"] = torch.stack(curve)
     out |= {name: value.detach() for name, value in trainer.state_dict().items()}
 

@@ -39,7 +39,9 @@ def test_scores_are_over_the_classes_asked_for(score: str, classes: tuple[str, .
     assert score_of(ScoreConfig(dataset="some", score=score, classes=classes), CONTENT) == pytest.approx(expected)  # type: ignore[arg-type]
 
 
-def test_an_unknown_dataset_is_told() -> None:
+def test_an_unknown_dataset_or_class_is_told() -> None:
+    with pytest.raises(InputError, match="class d of some found, expected some of a, b, c"):
+        score_of(ScoreConfig(dataset="some", score="miou", classes=("a", "d")), CONTENT)
     with pytest.raises(InputError, match="dataset other found, expected one of some"):
         score_of(ScoreConfig(dataset="other", score="miou"), CONTENT)
 

@@ -225,6 +225,15 @@ def test_compiles_without_a_graph_break(choice: str) -> None:
         expected = model(images, ROWS)
         found = torch.compile(model, fullgraph=True, backend="eager", dynamic=False)(images, ROWS)
     assert all(distance(found[name], expected[name]) < 1e-5 for name in expected)
+    model.train()
+    gradients = []
+    for run in (model, torch.compile(model, fullgraph=True, backend="eager", dynamic=False)):
+        torch.manual_seed(0)  # dropout
+        model.zero_grad()
+        torch.stack([logits.square().mean() for logits in run(images, ROWS).values()]).sum().backward()
+        gradients.append({name: weight.grad for name, weight in model.named_parameters() if weight.requires_grad})
+    for name, expected_gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], expected_gradient, rtol=0, atol=1e-3 * float(expected_gradient.abs().max()))
 
 
 @every_network

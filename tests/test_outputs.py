@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import numpy as np
@@ -16,12 +17,14 @@ from test_distributed import on_ranks
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from data.adapters.cityscapes import extended_space
 from data.adapters.common import read_table
 from data.errors import InputError
 from data.hierarchy import Classifier, Hierarchy, read_hierarchy
 from data.labels import IGNORE_INDEX, Label, LabelSpace
 from data.universe import Leaf, Universe
 from models.batchnorm import EmptiableBatchNorm2d, GlobalBatchNorm2d, synchronise_batchnorm
+from models.deploy import native_ids
 from models.networks import NetworkConfig, build_network
 from models.outputs import (
     ConcatConfig,
@@ -32,6 +35,7 @@ from models.outputs import (
     build_outputs,
 )
 from models.outputs.base import LossTerm, OutputSpace
+from models.outputs.hierarchy import HierarchySpace
 from models.outputs.multihead import MultiHead
 from trainers.predict import _write
 
@@ -245,6 +249,41 @@ def test_a_classifier_that_is_passed_over_is_not_asked() -> None:
     assert vistas.names[int(made.predict(logits, "vistas"))] == "Traffic Sign (Back)"
 
 
+SIGN, BACK, FRONT = "Traffic Sign", "Traffic Sign (Back)", "Traffic Sign (Front)"
+
+
+@pytest.mark.parametrize(
+    ("decisions", "expected"),
+    [
+        ((SIGN, BACK, "stop"), (None, BACK, "stop", "traffic sign", "stop")),
+        ((SIGN, FRONT, "stop"), ("traffic sign", FRONT, "stop", "traffic sign", "stop")),
+        ((SIGN, FRONT, f"{FRONT}/void"), ("traffic sign", FRONT, None, "traffic sign", None)),
+        ((SIGN, f"{SIGN}/void", "stop"), (None, None, "stop", "traffic sign", "stop")),
+        (("Driveable", "Manhole"), ("road", "Manhole", None, "road", None)),
+        (("Driveable", "Parking"), ("parking", "Parking", None, None, None)),
+        (("Driveable", "Driveable/void"), (None, None, None, None, None)),
+        (("Rider", "Rider/void"), ("rider", None, None, "rider", None)),
+        (("void",), (None, None, None, None, None)),
+        (("Pole", "stop"), ("pole", "Pole", None, "pole", None)),
+    ],
+)
+def test_every_dataset_of_paper_001_is_evaluated_by_its_own_rule(decisions: tuple[str, ...], expected: tuple[str | None, ...]) -> None:
+    """Of Cityscapes, Vistas, GTSDB, and Cityscapes Extended by its 19 classes and its 43 signs. What is below driveable is road or
+    parking for Cityscapes; whether a sign is seen from its front or back is not asked for GTSDB and Cityscapes Extended."""
+    cityscapes = read_table("cityscapes")
+    views = {"cityscapes": cityscapes.view("27"), "vistas": read_table("vistas").view(), "gtsdb": read_table("gtsdb").view()}
+    config = HierarchyConfig(name="hierarchy", tree="paper001", rule="greedy")
+    made = build_outputs(config, views, Plain())
+    assert isinstance(made, HierarchySpace)
+    nodes = [node for outputs in made.tree.outputs.values() for node in outputs]
+    logits = torch.tensor([9.0 if node in decisions else 0.0 for node in nodes]).view(1, -1, 1, 1)
+    found = [(shown, int(made.predict(logits, name))) for name, shown in views.items()]
+    for shown in (extended_space(cityscapes).view(name) for name in ("19", "signs43")):
+        sets = config.content.leaves_of("cityscapes_extended", shown)
+        found.append((shown, int(made.predict_nodes(logits, "cityscapes", sets, "cityscapes_extended"))))
+    assert tuple(None if number == IGNORE_INDEX else shown.names[number] for shown, number in found) == expected
+
+
 def test_any_dataset_can_be_asked_about() -> None:
     """A dataset that was not trained on: labels as sets of leaves, the same of every image."""
     leaves = {
@@ -285,7 +324,9 @@ def test_where_no_class_is_predicted_label_images_have_an_id_that_is_none(tmp_pa
     labels = (Label(id=3, name="a", color=(9, 9, 9)), Label(id=255, name="b", color=(1, 2, 3)))
     made = LabelSpace(name="some", labels=labels)
     classes = np.array([[0, 1, IGNORE_INDEX]], np.uint8)
-    _write(tmp_path, Path("x.png"), np.zeros((1, 3, 3), np.uint8), classes, made.view())
+    model = SimpleNamespace(outputs=SimpleNamespace(views={"some": made.view()}))
+    native = native_ids(model, "some", made.void_id).numpy()  # type: ignore[arg-type]
+    _write(tmp_path, Path("x.png"), np.zeros((1, 3, 3), np.uint8), classes, made.view(), native)
     written = np.asarray(Image.open(tmp_path / "labels" / "x.png"))
     assert written.tolist() == [[3, 255, made.void_id]]
 

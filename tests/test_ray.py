@@ -85,7 +85,7 @@ def test_two_ray_workers_train_a_job(tiny_job: list[str], tmp_path: Path, ray_cl
 
 @pytest.mark.timeout(240)
 def test_a_failure_on_a_ray_worker_is_exit_1_with_its_reason(tiny_job: list[str], ray_cluster: RayCluster) -> None:
-    words = [*on_ray(tiny_job, ray_cluster), "run.name=wild", "optim=sgd", "optim.lr=1e30", "schedule=constant"]
+    words = [*on_ray(tiny_job, ray_cluster), "run.name=wild", "optim=sgd", "optim.lr=1e30", "schedule=constant", "loop.max_skipped_steps=2"]
     done = subprocess.run(command(words), cwd=ROOT, env=ray_cluster.environment, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 1
     assert "lower optim.lr" in done.stderr.splitlines()[-1]

@@ -218,7 +218,8 @@ def test_a_run_in_use_is_told(
 def test_a_loss_that_is_no_number_stops_the_run(
     checkpoint_every: int, tiny_job: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["run.name=wild", "optim=sgd", "optim.lr=1e30", "schedule=constant", f"loop.checkpoint_every={checkpoint_every}"]
+    words = ["run.name=wild", "optim=sgd", "optim.lr=1e30", "schedule=constant", "loop.max_skipped_steps=3"]
+    words.append(f"loop.checkpoint_every={checkpoint_every}")
     assert main([*tiny_job, *words]) == 1
     assert "lower optim.lr" in capsys.readouterr().err
     state = RunFolder(tmp_path / "runs" / "wild").checkpoints.load_last()

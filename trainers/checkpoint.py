@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,12 @@ class Checkpoints:
     def path(self, step: int) -> Path:
         """Of the checkpoint of `step`."""
         return self.folder / f"step-{step:08d}.pt"
+
+
+def weights_of(state: Mapping[str, Any], *, averaged: bool = True) -> dict[str, Any]:
+    """The trainer's state dict of a checkpoint: its averaged weights where the run keeps some (`loop.ema`), or else those it trains."""
+    weights: dict[str, Any] = state["ema"] if averaged and "ema" in state else state["model"]
+    return weights
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

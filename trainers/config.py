@@ -15,8 +15,12 @@ from data.streams import FixedQuota, QuotaConfig, StreamConfig
 from data.transforms import CropConfig
 from models.networks import NetworkConfig
 from models.outputs import OutputsConfig
+from trainers.ema import EmaConfig
 from trainers.flat import FlatConfig
-from trainers.optim import OptimConfig, ScheduleConfig
+from trainers.hierarchical import HierarchicalConfig
+from trainers.optim import OptimConfig
+from trainers.schedule import ScheduleConfig
+from trainers.update import Precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,11 +116,30 @@ class DataConfig:
         return f"{self.root.rstrip('/')}/{dataset}"
 
 
+_EVERY = ("log_every", "evaluate_every", "checkpoint_every")
+
+
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig:
-    """How long a job trains and how often it does what else; all in steps of one global batch."""
+    """How long a job trains, how it takes a step, and how often it does what else; all in steps, each of which is one update."""
 
     steps: int
+    precision: Precision = "fp32"
+    """What the networks compute in; losses and weights are float32 whatever it is. fp16 needs, and has, a scale of the loss."""
+    accumulate: int = 1
+    """Global batches of a step: each is normalised by its own counts, and the mean of their gradients is applied."""
+    clip_norm: float | None = None
+    """The most that the norm of all gradients together may be; null: whatever it is."""
+    ema: EmaConfig | None = None
+    """Average of the weights that is evaluated and used in their place; null: none."""
+    compile: bool = False
+    """Whether torch compiles the model for training."""
+    channels_last: bool = True
+    """Whether the channels of a pixel lie together in memory, which convolutions are fastest on."""
+    max_skipped_steps: int = 10
+    """Steps in a row that may be skipped since a loss was not finite; with that many the run stops."""
+    patience: int | None = None
+    """Evaluations in a row without a better mean mIoU after which the run is complete; null: it takes all its steps."""
     log_every: int = 10
     evaluate_every: int = 100
     """The last step is evaluated too, whatever this says."""
@@ -127,9 +150,17 @@ class LoopConfig:
     """Pictures of each dataset's validation split that every evaluation writes and shows in TensorBoard."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "log_every", "evaluate_every", "checkpoint_every", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise InputError(f"loop.{name}: {getattr(self, name)} found, expected at least 1; raise it")
+        for name in ("steps", "accumulate", "max_skipped_steps", "patience", *_EVERY, "keep_checkpoints"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"loop.{name}: {value} found, expected at least 1; raise it")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise InputError(f"loop.clip_norm: {self.clip_norm} found, expected a number above 0, or null; raise it")
+
+    @property
+    def batches(self) -> int:
+        """Global batches of the whole job."""
+        return self.steps * self.accumulate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +199,7 @@ class JobConfig:
     data: DataConfig
     model: NetworkConfig
     outputs: OutputsConfig
-    trainer: FlatConfig
+    trainer: FlatConfig | HierarchicalConfig
     optim: OptimConfig
     schedule: ScheduleConfig
     loop: LoopConfig
@@ -190,5 +221,10 @@ FREE_TO_CHANGE = (
     "loop.log_every",
     "loop.keep_checkpoints",
     "loop.overlays",
+    "loop.compile",
+    "loop.channels_last",
+    "loop.max_skipped_steps",
+    "loop.patience",
 )
-"""Keys in which a resumed run may differ from how it was started: they do not change what is learnt."""
+"""Keys in which a resumed run may differ from how it was started: they do not change what is learnt, but for its rounding and its
+end."""

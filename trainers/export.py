@@ -24,9 +24,10 @@ from models.deploy import INPUT, DeployedModel, Shown
 from models.formats import SUFFIXES, FormatName, Run, check_installed, draft, open_file
 from models.model import SegmentationModel
 from trainers.agreement import TOLERANCE, Agreement, check_same, compare, equal_to_predict, make_batches
+from trainers.checkpoint import weights_of
 from trainers.config import JobConfig
 from trainers.evaluation import read_samples
-from trainers.finished import open_run
+from trainers.finished import Among, Rule, open_run
 
 FORMAT_VERSION = 1
 NUM_PICTURES = 4
@@ -40,12 +41,16 @@ class ExportConfig:
     run: Path
     format: FormatName
     checkpoint: Literal["best", "last"]
+    averaged: bool | None
+    """Whether to take the averaged weights; null: where the run keeps some."""
     out: Path | None
     datasets: tuple[str, ...] | None
     scores: bool
     size: tuple[int, int] | None
     images: Path | None
     opset: int | None
+    rule: Rule | None
+    predict: Among | None
 
     def __post_init__(self) -> None:
         if self.size is not None and min(self.size) < 32:
@@ -71,7 +76,7 @@ class Exported:
 def export_run(config: ExportConfig) -> Exported:
     """Raises InputError where something is missing, or the file would not do what the model does; nothing is written then."""
     check_installed(config.format)
-    model, job, state = open_run(config.run, config.checkpoint)
+    model, job, state = open_run(config.run, config.checkpoint, rule=config.rule, among=config.predict, averaged=config.averaged)
     model = model.cpu()
     path = config.out or config.run / "export" / f"{job.run.name}{SUFFIXES[config.format]}"
     if path.is_dir():
@@ -157,8 +162,9 @@ def _about_run(config: ExportConfig, job: JobConfig, state: Mapping[str, Any]) -
         "torch_version": torch.__version__,
         "run": job.run.name,
         "checkpoint": config.checkpoint,
+        "averaged": "ema" in state,
         "step": state["step"],
-        "weights_sha256": fingerprint(state["model"]),
+        "weights_sha256": fingerprint(weights_of(state)),
         "network": to_plain(job.model),
         "outputs": to_plain(job.outputs),
     }

@@ -15,14 +15,19 @@ from data.mixture import WITH_LABELS, Mixture
 from data.shards import ShardSplit
 from data.streams import StreamConfig, build_mixture, unsupervised_classes
 from models.model import SegmentationModel, build_model
+from trainers.base import Trainer
+from trainers.checkpoint import weights_of
 from trainers.config import DataConfig, JobConfig
 from trainers.flat import FlatTrainer
+from trainers.hierarchical import HierarchicalTrainer
+from trainers.optim import optimizer_problems
 from trainers.ranks import Ranks
+from trainers.schedule import schedule_notes, schedule_problems
 from trainers.weights import check_weights
 
 log = logging.getLogger(__name__)
 
-TRAINERS = {"flat": FlatTrainer}
+TRAINERS: dict[str, type[Trainer]] = {"flat": FlatTrainer, "hierarchical": HierarchicalTrainer}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +97,8 @@ def check_job(job: JobConfig) -> None:
     data = open_data(job.data, seed=job.seed)
     for problem in find_problems(job, data):
         raise InputError(problem)
-    for note in job.outputs.notes(data.views):
-        log.warning("outputs: %s", note)
+    for note in (*job.outputs.notes(data.views), *schedule_notes(job.schedule, job.loop.steps)):
+        log.warning("%s", note)
 
 
 RESTORE = "restore the shards, or run `taxomix prepare ... overwrite=true`"
@@ -109,17 +114,15 @@ def find_problems(job: JobConfig, data: JobData) -> Iterator[str]:
         check_weights(job, data.views)
     except InputError as error:
         yield str(error)
+    if job.cluster.name != "ray" or torch.cuda.is_available():  # the head of a cluster may have none of what its workers have
+        yield from optimizer_problems(job.optim)
+    yield from schedule_problems(job.schedule, job.loop.steps)
     for name, stream in job.data.streams.items():
         yield from _stream_problems(job, data, name, stream)
     for dataset, view in data.views.items():
         if len(untaught(data, dataset)) == view.num_classes:
             yield f"data.views.{dataset}: view {view.name} has no class that a pixel or box of its streams is of; choose another"
-    try:
-        terms = job.outputs.terms(data.views)
-        for name in sorted(job.trainer.weights.keys() - set(terms)):
-            yield f"trainer.weights.{name}: no such term of the loss, expected one of {', '.join(sorted(terms))}; mend the name"
-    except InputError as error:
-        yield str(error)
+    yield from job.trainer.problems(job.outputs, data.views)
     for name, split in data.train.items():
         number, text = _lost(split)
         if number > job.data.max_skipped:
@@ -175,10 +178,11 @@ def build_loader(job: JobConfig, data: JobData, ranks: Ranks) -> BatchLoader:
     )
 
 
-def build_trainer(job: JobConfig, views: dict[str, View], device: torch.device) -> FlatTrainer:
+def build_trainer(job: JobConfig, views: dict[str, View], device: torch.device) -> Trainer:
     """The trainer with its model, initialised from the job's seed alone: the same on every rank."""
     torch.manual_seed(job.seed)
-    model = build_model(job.model, job.outputs, views).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    layout = torch.channels_last if job.loop.channels_last else torch.contiguous_format
+    model = build_model(job.model, job.outputs, views).to(device, memory_format=layout)  # type: ignore[call-overload]
     return TRAINERS[job.trainer.name](model, job.trainer).to(device)
 
 
@@ -206,11 +210,11 @@ def check_same_data(state: dict[str, object], job: JobConfig, data: JobData) -> 
             )
 
 
-def model_from_checkpoint(state: dict[str, object], job: JobConfig, device: torch.device) -> SegmentationModel:
-    """The model of a checkpoint, in evaluation mode."""
+def model_from_checkpoint(state: dict[str, object], job: JobConfig, device: torch.device, *, averaged: bool = True) -> SegmentationModel:
+    """The model of a checkpoint, in evaluation mode; with the averaged weights of a run that keeps some (`loop.ema`), if `averaged`."""
     entries = state["label_spaces"]
     assert isinstance(entries, dict)
     views = {name: LabelSpace.from_dict(entry, origin="checkpoint").view(job.data.views.get(name)) for name, entry in entries.items()}
     trainer = build_trainer(job, views, device)
-    trainer.load_state_dict(state["model"])  # type: ignore[arg-type]
+    trainer.load_state_dict(weights_of(state, averaged=averaged))
     return trainer.model.eval()

@@ -3,9 +3,11 @@
 import inspect
 import json
 import logging
-from collections.abc import Callable
-from contextlib import closing, nullcontext
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -18,13 +20,16 @@ from data.photometric import augment
 from data.types import Batch
 from models.batchnorm import synchronise_batchnorm
 from trainers.config import JobConfig
-from trainers.evaluation import all_scores, evaluate, mean_miou, write_evaluation
+from trainers.ema import Average
+from trainers.evaluation import all_scores, evaluate, level_scores, mean_miou, write_evaluation
 from trainers.job import build_loader, build_trainer, check_same_data, checkpoint_header, open_data
-from trainers.optim import build_optimizer, learning_rate, set_learning_rate
-from trainers.overlay import write_panels
+from trainers.optim import build_optimizer, load_optimizer, set_learning_rates
+from trainers.overlay import write_confusions, write_panels
 from trainers.ranks import Ranks
 from trainers.run_folder import RunFolder
-from trainers.step import train_step
+from trainers.schedule import learning_rate
+from trainers.step import GRADIENT, StepResult, train_step
+from trainers.update import Update
 from trainers.watch import Watch
 from trainers.weights import start_from_weights
 
@@ -52,7 +57,7 @@ class Training:
     """One rank's part of a job: the state that a checkpoint holds, and the loop over it."""
 
     def __init__(self, job: JobConfig, ranks: Ranks) -> None:
-        self.job, self.ranks = job, ranks
+        self.job, self.ranks, loop = job, ranks, job.loop
         self.folder = RunFolder(job.run.folder)
         self.data = open_data(job.data, seed=job.seed)
         self.loader = build_loader(job, self.data, ranks)
@@ -60,12 +65,20 @@ class Training:
         self.losses: nn.Module = self.trainer
         if ranks.world_size > 1:
             synchronise_batchnorm(self.trainer, ranks.device)
+        if loop.compile:
+            self.trainer.model.compile()
+        if ranks.world_size > 1:
             self.losses = DistributedDataParallel(self.trainer, gradient_as_bucket_view=True, **_NO_BUFFER_BROADCAST)
-        self.optimizer = build_optimizer(self.trainer.model, job.optim)
+        self.optimizer = build_optimizer(self.trainer, job.optim)
+        self.update = Update(self.trainer, self.optimizer, precision=loop.precision, accumulate=loop.accumulate, clip_norm=loop.clip_norm)
+        self.ema = None if loop.ema is None else Average(self.trainer)
         self.photometric = [job.data.photometric_of(stream) for stream in job.data.streams.values()]
         self.step = 0
-        """Steps done."""
+        """Steps done, the skipped ones among them."""
+        self.skipped, self.skipped_in_a_row = 0, 0
         self.best_score = float("-inf")
+        self.stale = 0
+        """Evaluations since the one with the best score."""
         self.label_pixels = torch.zeros(len(self.data.train), 256, dtype=torch.int64, device=ranks.device)
         """Pixels of each native id that this rank has trained on, by stream; the main rank's hold what a checkpoint counted."""
 
@@ -76,68 +89,139 @@ class Training:
         if state is None:
             if self.job.model.weights is not None:
                 start_from_weights(self.job, self.trainer.model, self.ranks)
+            if self.ema is not None:
+                self.ema.reset()
             return
         check_same_data(state, self.job, self.data)
         self.trainer.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.best_score = state["step"], state["best_score"]
+        load_optimizer(self.optimizer, state["optimizer"])
+        self.update.scaler.load_state_dict(state["scaler"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+        self.step, self.best_score, self.stale = state["step"], state["best_score"], state["stale"]
+        self.skipped, self.skipped_in_a_row = state["skipped"], state["skipped_in_a_row"]
         if self.ranks.is_main:
             self.label_pixels += state["label_pixels"].to(self.ranks.device)
-            print(f"{self.folder.path}: going on from step {self.step}", flush=True)
+            print(f"{self.folder.path}: {'complete at' if self.is_complete else 'going on from'} step {self.step}", flush=True)
             self.folder.checkpoints.discard_after(self.step)
-            if state["score"] == self.best_score:  # the process may have died between writing it and naming it the best
+            if state["score"] is not None and self.stale == 0:  # the process may have died between writing it and naming it the best
                 self.folder.checkpoints.keep_as_best(self.step)
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether all steps are done, or as many evaluations as `loop.patience` were none the best."""
+        patience = self.job.loop.patience
+        return self.step >= self.job.loop.steps or (patience is not None and self.stale >= patience)
+
     def run(self, report: Report) -> None:
-        loop, schedule = self.job.loop, self.job.schedule
-        watch = Watch(self.folder, self.ranks, loop, done=self.step, mixture=self.data.mixture)
-        with closing(self.loader.batches(self.step, loop.steps)) as batches:
-            while self.step < loop.steps:
-                with watch.waiting_for_data():
-                    batch = next(batches)
-                    streams = batch.streams.tolist()  # while they are on the host
-                    batch = batch.to(self.ranks.device)
-                batch = self._augmented(batch, streams)
-                count_labels(batch, self.label_pixels)
-                lr = learning_rate(self.job.optim.lr, schedule, self.step, loop.steps)
-                set_learning_rate(self.optimizer, lr)
-                seed_step(self.job.seed, self.step, self.ranks.rank)
-                losses = train_step(self.losses, batch, self.optimizer, self.ranks)
+        loop = self.job.loop
+        watch = Watch(self.folder, self.ranks, loop, done=self.step, mixture=self.data.mixture, scalars=self._scalars)
+        with closing(watch), closing(self.loader.batches(self.step * loop.accumulate, loop.batches)) as loaded:
+            while not self.is_complete:
+                rates = self._set_learning_rates()
+                sample_ids: list[tuple[str, ...]] = []
+                result = train_step(self.losses, self._batches(loaded, sample_ids, watch), self.update, self.ranks)
                 self.trainer.after_step(self.step)
+                if self.ema is not None and loop.ema is not None:
+                    self.ema.update(loop.ema.at(self.step))
                 self.step += 1
-                watch.step_done(self.step, losses, lr)
-                with watch.pause():
-                    self._evaluate_and_save(watch, report)
-        watch.close()
+                self.skipped += bool(result.spoiled)
+                self.skipped_in_a_row = self.skipped_in_a_row + 1 if result.spoiled else 0
+                watch.step_done(self.step, result, rates, self.skipped)
+                if result.spoiled:
+                    self._tell_skipped(result, sample_ids, watch)
+                self._evaluate_and_save(watch, report)
+            watch.flush()
+
+    def _batches(self, loaded: Iterator[Batch], sample_ids: list[tuple[str, ...]], watch: Watch) -> Iterator[Batch]:
+        """The batches of one step, on the device, with all random numbers seeded for each; their ids are noted in `sample_ids`."""
+        for _ in range(self.job.loop.accumulate):
+            with watch.waiting_for_data():
+                batch = next(loaded)
+                streams = batch.streams.tolist()  # while they are on the host
+                batch = batch.to(self.ranks.device)
+            sample_ids.append(batch.sample_ids)
+            batch = self._augmented(batch, streams)
+            count_labels(batch, self.label_pixels)
+            seed_step(self.job.seed, batch.step, self.ranks.rank)
+            yield batch
+
+    def _set_learning_rates(self) -> dict[str, float]:
+        """Returns the rate of parameters in no group as `lr`, and those of all groups where there are several."""
+        schedule, steps = self.job.schedule, self.job.loop.steps
+        rates = set_learning_rates(self.optimizer, schedule, self.step, steps)
+        by_group = {f"lr/{name}": rate for name, rate in rates.items()} if len(rates) > 1 else {}
+        return {"lr": learning_rate(self.job.optim.lr, schedule, self.step, steps), **by_group}
+
+    def _scalars(self) -> dict[str, float]:
+        """What is worth watching of the state."""
+        scale = {"loss_scale": self.update.scaler.get_scale()} if self.update.scaler.is_enabled() else {}
+        return {**{name: float(value) for name, value in self.trainer.scalars().items()}, **scale}
+
+    def _tell_skipped(self, result: StepResult, sample_ids: Sequence[tuple[str, ...]], watch: Watch) -> None:
+        """Say why a step was skipped. Raises FloatingPointError, on all ranks alike, where that were too many in a row."""
+        if self.skipped_in_a_row == 1:
+            self._check_weights()  # where the step before spoiled them, these samples are not to blame
+        names = ", ".join(dict.fromkeys(name if name == GRADIENT else f"loss of {name}" for _, name in result.spoiled))
+        ids = [sample for number in sorted({number for number, _ in result.spoiled}) for sample in sample_ids[number]]
+        samples = ", ".join(text for text in self.ranks.texts(", ".join(ids)) if text)
+        if self.ranks.is_main:
+            log.warning("step %d: skipped, %s not finite (%d in a row); samples: %s", self.step, names, self.skipped_in_a_row, samples)
+        if self.skipped_in_a_row < self.job.loop.max_skipped_steps:
+            return
+        watch.flush()
+        raise FloatingPointError(
+            f"step {self.step}: {names} not finite, {self.skipped_in_a_row} steps in a row were skipped; lower optim.lr or look at the "
+            f"data, the samples of the last one: {samples}"
+        )
 
     def _augmented(self, batch: Batch, streams: list[int]) -> Batch:
         """The batch with its colours and sharpness changed as its samples' streams say, alike on any number of ranks."""
         configs = [self.photometric[stream] for stream in streams]
-        call_seed = step_number(self.job.seed, self.step, "photometric")
-        return replace(batch, images=augment(batch.images, batch.seeds, configs, call_seed))
+        call_seed = step_number(self.job.seed, batch.step, "photometric")
+        images = augment(batch.images, batch.seeds, configs, call_seed)
+        return replace(batch, images=images if self.job.loop.channels_last else images.contiguous())
 
     def _evaluate_and_save(self, watch: Watch, report: Report) -> None:
-        loop, last = self.job.loop, self.step == self.job.loop.steps
-        evaluates = last or self.step % loop.evaluate_every == 0
+        loop = self.job.loop
+        evaluates = self.step == loop.steps or self.step % loop.evaluate_every == 0
         if not evaluates and self.step % loop.checkpoint_every:
             return
-        watch.check_finite(self.step)
         self._check_weights()
-        score = self._evaluate(watch, report) if evaluates else None
-        is_best = score is not None and score > self.best_score
-        self.best_score = score if score is not None and is_best else self.best_score
-        label_pixels = self.ranks.sum(self.label_pixels.clone()).cpu()
-        if self.ranks.is_main:
-            self._write_shares(watch, label_pixels)
-            state = {**self._state(score), "label_pixels": label_pixels}
-            self.folder.checkpoints.save(state, self.step, keep=loop.keep_checkpoints, best=is_best)
-        self.ranks.barrier()
+        score, is_best = None, False
+        if evaluates:
+            with watch.evaluating(), self._ready_for_evaluation():
+                score = self._evaluate(watch, report)
+        if score is not None:
+            is_best = score > self.best_score
+            self.best_score, self.stale = (score, 0) if is_best else (self.best_score, self.stale + 1)
+        with watch.saving(self.step):
+            label_pixels = self.ranks.sum(self.label_pixels.clone()).cpu()
+            if self.ranks.is_main:
+                self._write_shares(watch, label_pixels)
+                state = {**self._state(score), "label_pixels": label_pixels}
+                self.folder.checkpoints.save(state, self.step, keep=loop.keep_checkpoints, best=is_best)
+            self.ranks.barrier()
+        if self.ranks.is_main and self.is_complete and self.step < loop.steps:
+            print(f"step {self.step}/{loop.steps}  complete: no better mean mIoU in {self.stale} evaluations (loop.patience)", flush=True)
+
+    @contextmanager
+    def _ready_for_evaluation(self) -> Iterator[None]:
+        """The model with its averaged weights, if there are such; and not compiled anew for every size of picture."""
+        with ExitStack() as stack:
+            if self.ema is not None:
+                stack.enter_context(self.ema.in_place())
+            if self.job.loop.compile:
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
+            yield
 
     def _write_shares(self, watch: Watch, label_pixels: torch.Tensor) -> None:
         """What of each stream has been trained on so far: samples, epochs, and pixels of each class, in crops as they were cut."""
         mixture = self.data.mixture
         shares: dict[str, dict[str, Any]] = {}
-        for stream, samples, counts in zip(mixture.streams, mixture.consumed(self.step), label_pixels, strict=True):
+        for stream, samples, counts in zip(
+            mixture.streams, mixture.consumed(self.step * self.job.loop.accumulate), label_pixels, strict=True
+        ):
             view = self.data.views[self.data.datasets[stream.name]]
             by_class = torch.bincount(torch.from_numpy(view.table).long(), weights=counts.double(), minlength=256).long().tolist()
             pixels = dict(zip(view.names, by_class, strict=False))
@@ -149,19 +233,23 @@ class Training:
         """Raise FloatingPointError, on all ranks alike, where the last update made a weight something that is no number."""
         for name, value in self.trainer.state_dict().items():
             if not value.isfinite().all():
-                raise FloatingPointError(f"step {self.step}: {name} is not finite; lower optim.lr or look at the data")
+                raise FloatingPointError(
+                    f"step {self.step}: {name} is not finite; lower optim.lr, give loop.clip_norm, or look at the data"
+                )
 
     def _evaluate(self, watch: Watch, report: Report) -> float | None:
         """The score that decides about the best checkpoint, the same on all ranks; None where images were left out, since scores
-        over different images do not compare."""
+        over different images do not compare, and where nothing was scored."""
         model = self.trainer.model
         tallies = evaluate(model, self.data.val, self.job.data.crops, self.ranks)
         results = all_scores(model, tallies)
-        watch.log_scores(self.step, results, {name: tally.left_out for name, tally in tallies.items()})
+        levels = {f"{name}/{level}": found for name, tally in tallies.items() for (_, level), (found, _) in level_scores(tally).items()}
+        watch.log_scores(self.step, results, {name: tally.left_out for name, tally in tallies.items()}, levels)
         if self.ranks.is_main:
-            write_evaluation(self.folder.evaluation, tallies, results, step=self.step, split=self.job.data.val_split)
+            about = {"run": self.job.run.name, "step": self.step, "split": self.job.data.val_split, "averaged": self.ema is not None}
+            write_evaluation(self.folder.evaluation, tallies, results, **about)
             panels = write_panels(model, self.data.val, self.job.data.crops, self.folder.overlays, self.job.loop.overlays)
-            for name, picture in panels:
+            for name, picture in chain(panels, write_confusions(tallies, self.folder.confusion)):
                 watch.log_image(self.step, name, picture)
         score, left_out = mean_miou(results), sum(tally.left_out for tally in tallies.values())
         by_dataset = {f"miou/{name}": result.miou for name, result in results.items()}
@@ -170,7 +258,9 @@ class Training:
             images = left_out + sum(tally.images for tally in tallies.values())
             text = "step %d: the evaluation left out %d of %d images, so this checkpoint cannot be the best one"
             log.warning(text, self.step, left_out, images)
-        return None if left_out else score
+        if math.isnan(score) and self.ranks.is_main:
+            log.warning("step %d: no pixel with a label in the validation splits, so there is no score", self.step)
+        return None if left_out or math.isnan(score) else score
 
     def _state(self, score: float | None) -> dict[str, object]:
         """All that a resumed run needs. The schedule, the data position and the random numbers are functions of the step."""
@@ -179,8 +269,13 @@ class Training:
             "step": self.step,
             "score": score,
             "best_score": self.best_score,
+            "stale": self.stale,
+            "skipped": self.skipped,
+            "skipped_in_a_row": self.skipped_in_a_row,
             "model": self.trainer.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.update.scaler.state_dict(),
+            **({} if self.ema is None else {"ema": self.ema.state_dict()}),
         }
 
 
@@ -190,11 +285,11 @@ def count_labels(batch: Batch, counts: torch.Tensor) -> None:
     counts.view(-1).scatter_add_(0, places.flatten(), torch.ones(1, dtype=torch.int64, device=counts.device).expand(places.numel()))
 
 
-def seed_step(seed: int, step: int, rank: int) -> None:
-    """Seed torch's generators for one step (dropout and the like), so that no generator state has to be saved."""
-    torch.manual_seed(step_number(seed, step, str(rank)))
+def seed_step(seed: int, batch: int, rank: int) -> None:
+    """Seed torch's generators for one global batch (dropout and the like), so that no generator state has to be saved."""
+    torch.manual_seed(step_number(seed, batch, str(rank)))
 
 
-def step_number(seed: int, step: int, name: str) -> int:
-    """A number in 0..2**56-1 for what is drawn at one step."""
-    return int.from_bytes(digest(f"{seed}/{step}/{name}", 7), "big")
+def step_number(seed: int, batch: int, name: str) -> int:
+    """A number in 0..2**56-1 for what is drawn at one global batch."""
+    return int.from_bytes(digest(f"{seed}/{batch}/{name}", 7), "big")

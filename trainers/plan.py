@@ -10,6 +10,8 @@ from rich.table import Table
 from data.mixture import Mixture
 from trainers.config import JobConfig
 from trainers.job import JobData, build_trainer, find_problems, open_data, untaught
+from trainers.memory import MemoryPlan, plan_memory
+from trainers.schedule import schedule_notes
 from trainers.weights import check_weights
 
 
@@ -47,7 +49,11 @@ class Plan:
     steps: int
     world_size: int
     batch_size: int
+    batches: int
+    """Global batches of the whole job."""
     num_parameters: int
+    memory: MemoryPlan | None
+    """None where it cannot be found out."""
     streams: tuple[StreamPlan, ...]
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -57,13 +63,15 @@ def make_plan(job: JobConfig) -> Plan:
     """Plan `job`. Raises InputError only where its data cannot be opened, or its output space does not know their labels."""
     data = open_data(job.data, seed=job.seed)
     world_size = job.cluster.world_size
-    model = build_trainer(job, data.views, torch.device("meta")).model
+    trainer = build_trainer(job, data.views, torch.device("cpu"))
     problems = tuple(find_problems(job, data))
     return Plan(
         steps=job.loop.steps,
         world_size=world_size,
         batch_size=data.mixture.batch_size,
-        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        batches=job.loop.batches,
+        num_parameters=sum(parameter.numel() for parameter in trainer.parameters()),
+        memory=plan_memory(job, data, trainer),
         streams=tuple(_stream_plan(job, data, number, world_size) for number in range(len(data.train))),
         problems=problems,
         notes=(*_notes(job, data), *(() if problems else _weights_notes(job, data))),
@@ -72,6 +80,7 @@ def make_plan(job: JobConfig) -> Plan:
 
 def _notes(job: JobConfig, data: JobData) -> Iterator[str]:
     yield from job.outputs.notes(data.views)
+    yield from schedule_notes(job.schedule, job.loop.steps)
     for dataset, view in data.views.items():
         missing = untaught(data, dataset)
         if 0 < len(missing) < view.num_classes:
@@ -94,7 +103,7 @@ def _weights_notes(job: JobConfig, data: JobData) -> Iterator[str]:
 def _stream_plan(job: JobConfig, data: JobData, number: int, world_size: int) -> StreamPlan:
     mixture, stream = data.mixture, data.mixture.streams[number]
     config, split = job.data.streams[stream.name], data.train[stream.name]
-    per_batch, per_rank = _bounds(mixture, number, job.loop.steps, world_size)
+    per_batch, per_rank = _bounds(mixture, number, job.loop.batches, world_size)
     subset = f" ({'all but ' if config.rest else ''}{config.subset})" if config.subset else ""
     return StreamPlan(
         name=stream.name,
@@ -104,7 +113,7 @@ def _stream_plan(job: JobConfig, data: JobData, number: int, world_size: int) ->
         num_samples=stream.order.num_samples,
         per_batch=per_batch,
         per_rank=per_rank,
-        seen=mixture.consumed(job.loop.steps)[number],
+        seen=mixture.consumed(job.loop.batches)[number],
         num_windows=getattr(stream.order, "num_windows", None),
         num_shards=len(split.manifest.shards),
         gigabytes=sum(shard.bytes for shard in split.manifest.shards) / 1e9,
@@ -112,23 +121,25 @@ def _stream_plan(job: JobConfig, data: JobData, number: int, world_size: int) ->
     )
 
 
-def _bounds(mixture: Mixture, number: int, steps: int, world_size: int) -> tuple[tuple[int, int], tuple[int, int]]:
+def _bounds(mixture: Mixture, number: int, batches: int, world_size: int) -> tuple[tuple[int, int], tuple[int, int]]:
     """Fewest and most samples of a stream in a global batch of the job, and on one worker in a batch."""
-    batches = set()
-    for quotas in map(mixture.quotas, range(steps)):
-        batches.add((sum(quotas[:number]) % world_size, quotas[number]))
+    found = set()
+    for quotas in map(mixture.quotas, range(batches)):
+        found.add((sum(quotas[:number]) % world_size, quotas[number]))
     # Slots are grouped by stream and dealt out in turn.
-    shares = [len(range((rank - first) % world_size, quota, world_size)) for first, quota in batches for rank in range(world_size)]
-    per_batch = [quota for _, quota in batches]
+    shares = [len(range((rank - first) % world_size, quota, world_size)) for first, quota in found for rank in range(world_size)]
+    per_batch = [quota for _, quota in found]
     return (min(per_batch), max(per_batch)), (min(shares), max(shares))
 
 
 def print_plan(plan: Plan, console: Console) -> None:
     """The plan as a table, notes and problems below it."""
+    batches = f"{plan.batches // plan.steps} batches of " if plan.batches > plan.steps else ""
     console.print(
-        f"{plan.steps} steps of {plan.batch_size} samples on {plan.world_size} worker{'s' if plan.world_size > 1 else ''}"
+        f"{plan.steps} steps of {batches}{plan.batch_size} samples on {plan.world_size} worker{'s' if plan.world_size > 1 else ''}"
         f" ({plan.batch_size / plan.world_size:g} each), {plan.num_parameters:,} parameters"
     )
+    console.print(_memory_line(plan.memory), soft_wrap=True, highlight=False)
     columns = ("stream", "role", "view", "samples", "batch", "worker", "seen", "epochs")
     rows: list[tuple[object, ...]] = []
     for s in plan.streams:
@@ -143,6 +154,19 @@ def print_plan(plan: Plan, console: Console) -> None:
         console.print(f"note: {note}", soft_wrap=True, highlight=False)
     for problem in plan.problems:
         console.print(f"cannot work: {problem}", soft_wrap=True, highlight=False)
+
+
+def _memory_line(memory: MemoryPlan | None) -> str:
+    if memory is None:
+        return "memory of a worker: not known, since a step cannot be gone through without data"
+    parts = {
+        "weights": memory.weights,
+        "optimizer and averages": memory.state,
+        "a step": memory.step,
+        "or an evaluation": memory.evaluation,
+    }
+    values = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in parts.items())
+    return f"memory of a worker: about {memory.total / 1e9:.2f} GB of tensors at the most ({values})"
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, num_texts: int) -> Table:

@@ -35,6 +35,13 @@ class Ranks:
             dist.broadcast_object_list(box, device=self.device)
         return box[0]
 
+    def texts(self, text: str) -> list[str]:
+        """The `text` of every rank, in their order, on every rank."""
+        box = [text] * self.world_size
+        if self.world_size > 1:
+            dist.all_gather_object(box, text)
+        return box
+
     def copy_from_main(self, values: Tensor) -> None:
         """Make `values` those of the main rank, in place, on every rank."""
         if self.world_size > 1:

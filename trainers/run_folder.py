@@ -1,6 +1,7 @@
 """The folder of a run: what lies where, the config it was started with, and that one process at a time uses it.
 
-config.yaml  weights.txt  checkpoints/  tensorboard/  metrics.jsonl  evaluation.json  shares.json  overlays/
+config.yaml  weights.txt  checkpoints/  tensorboard/  metrics.jsonl  shares.json
+evaluation.json  overlays/  confusion/, and of `taxomix evaluate` evaluation_images.jsonl  confusions.json
 """
 
 import fcntl
@@ -34,6 +35,7 @@ class RunFolder:
         self.weights = path / "weights.txt"
         """What of `model.weights` was loaded."""
         self.overlays = path / "overlays"
+        self.confusion = path / "confusion"
         self.failure = path / ".failure"
         """What a worker that must not be started again died of."""
 

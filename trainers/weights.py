@@ -15,7 +15,7 @@ from models.outputs import OutputsConfig
 from models.weight_files import fetch_imagenet, read_weights
 from models.weight_names import JobHead, encoder_form, forms, run_form, torchvision_encoder
 from models.weights import Fit, LoadReport, fit_weights
-from trainers.checkpoint import BEST
+from trainers.checkpoint import BEST, weights_of
 from trainers.config import JobConfig
 from trainers.ranks import Ranks
 from trainers.run_folder import RunFolder
@@ -71,7 +71,8 @@ def _find(job: JobConfig, model: SegmentationModel) -> Fit:
     content = read_weights(path)
     if _is_checkpoint(content):
         form = run_form(_head_of_checkpoint(content, path), _head_of_job(job, model))
-        return fit_weights(model, [form], {"model": content["model"]}, str(path), normalise)
+        source = f"{path} (its averaged weights)" if "ema" in content else str(path)
+        return fit_weights(model, [form], {"model": weights_of(content)}, source, normalise)
     return fit_weights(model, list(forms(job.model, model.state_dict())), content, str(path), normalise)
 
 

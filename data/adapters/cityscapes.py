@@ -89,15 +89,19 @@ class CityscapesSource(FileSource):
 
 
 def extended_space(space: LabelSpace) -> LabelSpace:
-    """The label space of Cityscapes with GTSDB's classes besides: in the other views they are traffic signs, `signs43` is them alone."""
+    """The label space of Cityscapes with GTSDB's classes besides. In the views of Cityscapes they are traffic signs, `signs43` is them
+    alone, and `61` and `69` are those of the 19 and 27 that are no traffic signs, and them: two levels in one (paper 001, table IV)."""
     signs = tuple(replace(label, id=FIRST_SIGN_ID + label.id) for label in read_table("gtsdb").labels)
 
     def with_signs(c: ViewClass) -> ViewClass:
         return replace(c, ids=(*c.ids, *(sign.id for sign in signs))) if SIGN_ID in c.ids else c
 
     views = tuple(replace(view, classes=tuple(map(with_signs, view.classes))) for view in space.views if view.name in ("19", "27"))
-    signs43 = ViewSpec(name="signs43", classes=tuple(map(_as_class, signs)))
-    return replace(space, name="cityscapes_extended", labels=(*space.labels, *signs), views=(*views, signs43))
+    types = tuple(map(_as_class, signs))
+    others = {view.name: tuple(c for c in view.classes if SIGN_ID not in c.ids) for view in views}
+    split = tuple(ViewSpec(name=name, classes=(*others[of], *types)) for name, of in (("61", "19"), ("69", "27")))
+    own = (*views, *split, ViewSpec(name="signs43", classes=types))
+    return replace(space, name="cityscapes_extended", labels=(*space.labels, *signs), views=own)
 
 
 def _as_class(label: Label) -> ViewClass:
