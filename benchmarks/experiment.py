@@ -9,6 +9,7 @@ reported. A run that is complete is not trained again, one that was stopped goes
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -90,7 +91,13 @@ class Bench:
         name = self._name(variant, seed)
         words = [*self.experiment.words, *self.experiment.variants[variant], f"seed={seed}", f"run.dir={self.folder}", f"run.name={name}"]
         self._taxomix("train", words, self.folder / f"{name}.log")
+        kept = self._scores_of(name)
+        if not kept.exists():  # what the run says last; a later `taxomix evaluate` of it writes over its own file
+            shutil.copyfile(RunFolder(self.folder / name).evaluation, kept)
         return name
+
+    def _scores_of(self, name: str) -> Path:
+        return self.folder / f"{name}.json"
 
     @staticmethod
     def _name(variant: str, seed: int) -> str:
@@ -106,7 +113,7 @@ class Bench:
 
     def values(self, variant: str, seeds: Sequence[int]) -> Iterator[list[float] | None]:
         """The values of each column over the seeds, in percent; None where the variant has none."""
-        contents = [json.loads(RunFolder(self.folder / self._name(variant, seed)).evaluation.read_text()) for seed in seeds]
+        contents = [json.loads(self._scores_of(self._name(variant, seed)).read_text()) for seed in seeds]
         for title, column in self.experiment.scores.items():
             if title in self.experiment.without.get(variant, ()):
                 yield None
@@ -129,6 +136,9 @@ def score_of(column: ScoreConfig, content: Mapping[str, object]) -> float:
         raise InputError(f"scores: dataset {column.dataset} found, expected one of {', '.join(datasets)}; mend the name or use `without`")
     entry = datasets[column.dataset]
     names = list(entry["iou"])
+    unknown = [name for name in column.classes or () if name not in names]
+    if unknown:
+        raise InputError(f"scores: class {unknown[0]} of {column.dataset} found, expected some of {', '.join(names)}; mend the name")
     of_all = scores(np.array(entry["confusion_matrix"], np.int64), names)
     return _mean_over(of_all, np.array(entry["confusion_matrix"], np.int64), column)
 

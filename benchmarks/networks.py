@@ -40,6 +40,7 @@ from models.outputs.multihead import MultiHeadConfig
 from trainers.flat import FlatConfig, FlatTrainer
 from trainers.ranks import Ranks
 from trainers.step import train_step
+from trainers.update import Update
 
 CLASSES = (19, 65, 43)
 """Of Cityscapes, Vistas and GTSDB, the sets of paper 002."""
@@ -135,7 +136,8 @@ class Subject:
         self.trainer = FlatTrainer(self.model, FlatConfig(name="flat")).to(self.device)
         if case.mode == "compiled":
             self.model.compile()
-        self.optimizer = torch.optim.SGD([weight for weight in self.model.parameters() if weight.requires_grad], lr=1e-4, momentum=0.9)
+        optimizer = torch.optim.SGD([weight for weight in self.model.parameters() if weight.requires_grad], lr=1e-4, momentum=0.9)
+        self.update = Update(self.trainer, optimizer, precision="bf16" if self._is_mixed else "fp32")
         self.batch, self.image = self._make_batch(case.num_images), self._make_batch(1).images
 
     def _make_batch(self, num_images: int) -> Batch:
@@ -154,8 +156,12 @@ class Subject:
         )
         return batch.to(self.device)
 
+    @property
+    def _is_mixed(self) -> bool:
+        return self.case.mode in ("bf16", "compiled")
+
     def _autocast(self) -> Any:
-        return torch.autocast(self.device.type, torch.bfloat16) if self.case.mode in ("bf16", "compiled") else nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16) if self._is_mixed else nullcontext()
 
     @torch.no_grad()
     def forward(self) -> None:
@@ -167,12 +173,7 @@ class Subject:
 
     def train(self) -> None:
         self.model.train()
-
-        def losses(batch: Batch) -> Any:
-            with self._autocast():
-                return self.trainer.losses(batch)
-
-        train_step(losses, self.batch, self.optimizer, Ranks(device=self.device))
+        train_step(self.trainer, [self.batch], self.update, Ranks(device=self.device))
         self._wait()
 
     def _wait(self) -> None:
