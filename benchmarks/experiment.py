@@ -24,7 +24,7 @@ import yaml
 
 from data.config import build
 from data.errors import InputError
-from trainers.metrics import Scores, scores
+from trainers.metrics import scores
 from trainers.run_folder import RunFolder
 
 
@@ -58,15 +58,24 @@ class Experiment:
     """Variant -> columns that it has no score for, since it does not know the dataset."""
 
     def __post_init__(self) -> None:
+        folders: dict[str, str] = {}
+        for name in self.variants:
+            if folders.setdefault(_folder(name), name) != name:
+                raise InputError(f"variants: {folders[_folder(name)]!r} and {name!r} found, whose runs have one name; rename one")
         for name, columns in self.without.items():
             if name not in self.variants or not set(columns) <= self.scores.keys():
                 raise InputError(f"without.{name}: {', '.join(columns)} found, expected a variant and some of the scores; mend the names")
 
 
+def _folder(variant: str) -> str:
+    """What the runs of a variant are called, but for their seed."""
+    return variant.replace(" ", "_")
+
+
 def read_experiment(path: Path) -> Experiment:
     try:
         return build(Experiment, yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (InputError, yaml.YAMLError) as error:
+    except (InputError, OSError, yaml.YAMLError) as error:
         raise InputError(f"{path}: {' '.join(str(error).split())}") from None
 
 
@@ -80,6 +89,10 @@ class Bench:
 
     def run(self, seeds: Sequence[int], jobs: int) -> None:
         """Do whatever of it is not yet done."""
+        experiment = self.experiment
+        every_word = [word for words in (*experiment.prepare, experiment.words, *experiment.variants.values()) for word in words]
+        if not self.data and any("{DATA}" in word for word in every_word):
+            raise InputError("--data: missing, expected the folder of the datasets that the file names; give --data FOLDER")
         for words in self.experiment.prepare:
             self._taxomix("prepare", words, self.folder / "prepare.log")
         runs = [(variant, seed) for seed in seeds for variant in self.experiment.variants]
@@ -93,7 +106,11 @@ class Bench:
         self._taxomix("train", words, self.folder / f"{name}.log")
         kept = self._scores_of(name)
         if not kept.exists():  # what the run says last; a later `taxomix evaluate` of it writes over its own file
-            shutil.copyfile(RunFolder(self.folder / name).evaluation, kept)
+            said = RunFolder(self.folder / name).evaluation
+            content = json.loads(said.read_text())
+            if content["checkpoint"] is not None or any(content["left_out"].values()):
+                raise InputError(f"{said}: not what training wrote, or some pictures were left out; remove the run, it is trained again")
+            shutil.copyfile(said, kept)
         return name
 
     def _scores_of(self, name: str) -> Path:
@@ -101,7 +118,7 @@ class Bench:
 
     @staticmethod
     def _name(variant: str, seed: int) -> str:
-        return f"{variant.replace(' ', '_')}-{seed}"
+        return f"{_folder(variant)}-{seed}"
 
     def _taxomix(self, command: str, words: Sequence[str], log: Path) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -139,19 +156,13 @@ def score_of(column: ScoreConfig, content: Mapping[str, object]) -> float:
     unknown = [name for name in column.classes or () if name not in names]
     if unknown:
         raise InputError(f"scores: class {unknown[0]} of {column.dataset} found, expected some of {', '.join(names)}; mend the name")
-    of_all = scores(np.array(entry["confusion_matrix"], np.int64), names)
-    return _mean_over(of_all, np.array(entry["confusion_matrix"], np.int64), column)
-
-
-def _mean_over(of_all: Scores, matrix: np.ndarray, column: ScoreConfig) -> float:
-    chosen = [of_all.names.index(name) for name in column.classes or of_all.names]
-    if column.score == "miou":
-        values = [of_all.iou[i] for i in chosen if not np.isnan(of_all.iou[i])]
-    elif column.score == "mpa":
-        values = [matrix[i, i] / matrix[i].sum() for i in chosen if matrix[i].sum()]
-    else:
-        values = [matrix[chosen, chosen].sum() / matrix[chosen].sum()]
-    return float(np.mean(values))
+    matrix = np.array(entry["confusion_matrix"], np.int64)
+    chosen = list(column.classes or names)
+    if column.score == "pixel_accuracy":
+        rows = [names.index(name) for name in chosen]
+        return float(matrix[rows, rows].sum() / matrix[rows].sum())
+    miou, mpa = scores(matrix, names).means(chosen)
+    return miou if column.score == "miou" else mpa
 
 
 def _cell(values: Sequence[float] | None) -> str:
@@ -171,10 +182,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", help="instead of the file's")
     parser.add_argument("--jobs", type=int, help="runs at a time, instead of the file's")
     options = parser.parse_args(arguments)
-    experiment = read_experiment(options.file)
-    bench = Bench(experiment, (options.out / options.file.stem).absolute(), options.data)
-    seeds = options.seeds or experiment.seeds
-    bench.run(seeds, options.jobs or experiment.jobs)
+    try:
+        experiment = read_experiment(options.file)
+        bench = Bench(experiment, (options.out / options.file.stem).absolute(), options.data)
+        seeds = options.seeds or experiment.seeds
+        bench.run(seeds, options.jobs or experiment.jobs)
+    except InputError as error:
+        sys.exit(f"python -m benchmarks.experiment: {error}")
     print(f"{experiment.about}\n\nSeeds {', '.join(map(str, seeds))}: mean ± standard deviation (each), %\n\n{bench.table(seeds)}")
 
 

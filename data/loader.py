@@ -157,7 +157,15 @@ class BatchLoader:
             sample_ids=tuple(f"{self.mixture.streams[one.draw.stream].name}/{one.draw.epoch}/{one.key}" for one in loaded),
             streams=torch.tensor(streams, dtype=torch.int64),
             step=pending.step,
+            slots=self._slots(pending.step),
+            rank=self.rank,
+            world_size=self.world_size,
         )
+
+    def _slots(self, step: int) -> tuple[tuple[str, str], ...]:
+        """Dataset and role of each sample of the global batch."""
+        quotas = zip(self.sources, self.mixture.streams, self.mixture.quotas(step), strict=True)
+        return tuple((source.dataset, stream.role) for source, stream, quota in quotas for _ in range(quota))
 
     def _load(self, draw: Draw, image_out: np.ndarray, label_out: np.ndarray, stop: Event) -> _Loaded:
         source = self.sources[draw.stream]

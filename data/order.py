@@ -125,3 +125,8 @@ def subset_size(share: str, num_samples: int) -> int:
     if not 0 < count <= num_samples:
         raise InputError(f"subset: {share!r} of {num_samples} samples is {count}, expected 1..{num_samples}; mend it")
     return count
+
+
+def step_number(seed: int, batch: int, name: str) -> int:
+    """A number in 0..2**56-1 for what is drawn at one global batch."""
+    return int.from_bytes(digest(f"{seed}/{batch}/{name}", 7), "big")

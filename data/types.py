@@ -19,6 +19,8 @@ class Batch:
     seeds: (N,) int64 on the CPU, one per sample, of (seed, stream, epoch, position) alone: whatever is random about a sample on the
         device is drawn from it.
     sample_ids: N texts stream/epoch/key.
+    slots: dataset and role of each sample of the whole global batch, in its order; the samples here are those of slots[rank::world_size].
+        What trainers need to know on the host, of other ranks' samples too, without asking a device or a rank.
     step: the number of the global batch, from 0: that of the training step, where each takes one (`loop.accumulate`).
     """
 
@@ -30,6 +32,9 @@ class Batch:
     seeds: Tensor
     sample_ids: tuple[str, ...]
     step: int
+    slots: tuple[tuple[str, str], ...] = ()
+    rank: int = 0
+    world_size: int = 1
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on `device`; without waiting for the copy where the memory is pinned."""

@@ -266,7 +266,7 @@ def test_training_shows_confusion_matrices(runs: Path) -> None:
 
     events = EventAccumulator(str(runs / "heads" / "tensorboard"), size_guidance={"images": 0})
     events.Reload()
-    assert {"confusion-disks", "confusion-tones", "confusion-boxed"} <= set(events.Tags()["images"])
+    assert {"confusion/disks", "confusion/tones", "confusion/boxed"} <= set(events.Tags()["images"])
     assert (runs / "heads" / "confusion" / "disks.png").is_file()
 
 

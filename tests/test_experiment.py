@@ -61,6 +61,20 @@ def test_a_file_with_a_wrong_name_is_told(tmp_path: Path) -> None:
         read_experiment(path)
 
 
+def test_variants_whose_runs_have_one_name_and_missing_data_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "some.yaml"
+    content = {"about": "", "words": ["source={DATA}/a"], "variants": {"a b": [], "a_b": []}, "scores": {}}
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(SystemExit, match=r"some.yaml: variants: 'a b' and 'a_b' found"):
+        experiment.main([str(path)])
+    path.write_text(yaml.safe_dump({**content, "variants": {"a": []}}))
+    with pytest.raises(SystemExit, match="--data: missing"):
+        experiment.main([str(path), "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(SystemExit, match=r"nowhere\.yaml"):
+        experiment.main([str(tmp_path / "nowhere.yaml")])
+
+
 def table_of(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
 
@@ -95,3 +109,7 @@ def test_two_seeds_of_a_tiny_job_give_a_row(
     experiment.main(words)  # nothing is trained again
     assert table_of(capsys) == rows
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.pt")} == checkpoints
+    (tmp_path / "out" / "tiny" / "both-0.json").unlink()
+    assert main(["evaluate", f"run={tmp_path / 'out' / 'tiny' / 'both-0'}", "overlays=0"]) == 0
+    with pytest.raises(SystemExit, match=r"both-0/evaluation\.json: not what training wrote"):
+        experiment.main(words)

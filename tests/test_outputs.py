@@ -94,6 +94,37 @@ def test_the_gradient_is_that_of_the_losses(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SPACES)
+def test_weights_multiply_the_losses_of_pixels(name: str) -> None:
+    """The loss and its gradient are linear in the weights, and those of 0 and 1 are what `where` leaves; counts stay."""
+    made, logits = outputs_of(name)
+    inputs = {dataset: values.requires_grad_() for dataset, values in logits.items()}
+    labels = random_labels(1)
+    generator = torch.Generator().manual_seed(2)
+    masks = {dataset: torch.rand(values.shape, generator=generator) < 0.5 for dataset, values in labels.items()}
+
+    def found(**options: Any) -> tuple[dict[str, float], list[Tensor]]:
+        terms = made.losses(inputs, labels, **options)
+        total = torch.stack([number * term.total for number, term in enumerate(terms.values(), start=1)]).sum()
+        return {term: float(one.total.detach()) for term, one in terms.items()}, list(torch.autograd.grad(total, list(inputs.values())))
+
+    where = {dataset: dict.fromkeys(made.terms, mask) for dataset, mask in masks.items()}
+    of_masks, of_where = found(weights={dataset: mask.double() for dataset, mask in masks.items()}), found(where=where)
+    of_rest, of_both = (
+        found(weights={dataset: at(mask) for dataset, mask in masks.items()})
+        for at in (lambda mask: (~mask).double(), lambda mask: torch.where(mask, 3.0, 0.5).double())
+    )
+    assert of_masks[0] == pytest.approx(of_where[0])
+    assert of_both[0] == pytest.approx({term: 3 * total + 0.5 * of_rest[0][term] for term, total in of_masks[0].items()})
+    for one, other, rest, both in zip(of_masks[1], of_where[1], of_rest[1], of_both[1], strict=True):
+        torch.testing.assert_close(one, other)
+        torch.testing.assert_close(both, 3 * one + 0.5 * rest)
+    counts = [
+        {term: int(one.count) for term, one in made.losses(inputs, labels, **options).items()} for options in ({}, {"weights": masks})
+    ]
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("name", SPACES)
 @pytest.mark.parametrize("batch", [2, 0])
 def test_nothing_to_learn_is_zero_loss_and_zero_gradient(name: str, batch: int) -> None:
     made, logits = outputs_of(name)

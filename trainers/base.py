@@ -1,16 +1,19 @@
 """What all trainers have in common: tables of the labels, weights of the terms of the loss, boxes that count in part."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from math import inf
-from typing import Literal
+from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from PIL import Image
 from torch import Tensor, nn
 
 from data.errors import FieldError, InputError
 from data.labels import View
+from data.mixture import WITH_LABELS, Role
 from data.types import Batch
 from models.model import SegmentationModel
 from models.networks.base import Features
@@ -25,6 +28,9 @@ KEPT = 0.99
 class TrainerConfigBase:
     """The keys that every trainer has."""
 
+    roles: ClassVar[tuple[Role, ...]] = WITH_LABELS
+    """Of the streams that it can use."""
+
     weights: dict[str, float] = field(default_factory=dict)
     """Term of the loss -> its weight; 1 where not given. A term is a dataset; with `outputs=hierarchy` a classifier of the tree."""
     weighting: Literal["fixed", "learned"] = "fixed"
@@ -36,10 +42,14 @@ class TrainerConfigBase:
             if not 0 <= weight < inf:
                 raise FieldError(f"weights.{name}", f"{weight:g} found, expected a number of 0 or more; mend it")
 
+    def terms(self, outputs: OutputsConfig, views: Mapping[str, View]) -> tuple[str, ...]:
+        """The names of the terms of the loss."""
+        return outputs.terms(views)
+
     def problems(self, outputs: OutputsConfig, views: Mapping[str, View]) -> Iterator[str]:
         """All that keeps a trainer of this config from training these outputs on these datasets, each a line with its remedy."""
         try:
-            terms = outputs.terms(views)
+            terms = self.terms(outputs, views)
         except InputError as error:
             yield str(error)
             return
@@ -54,6 +64,9 @@ class Trainer(nn.Module):
     """
 
     box_pixels: Tensor | None
+
+    seed: int = 0
+    """Of the job, for what is drawn by the trainer itself."""
 
     asks_other_datasets: bool = False
     """Whether `where_boxes_count` needs what `SegmentationModel.encode` gives, besides the logits of the boxes' own dataset."""
@@ -133,5 +146,21 @@ class Trainer(nn.Module):
             found |= {f"box_share/{dataset}": share for dataset, share in zip(self.refined, shares.unbind(), strict=True)}
         return found
 
+    def prepare(self, class_pixels: Callable[[str], np.ndarray]) -> None:
+        """Called before a training starts or goes on; `class_pixels` gives a dataset's train pixels of each class of its view, of streams
+        whose labels the trainer does not see, too."""
+
+    def start(self) -> None:
+        """Called once the weights are those that a fresh training starts from."""
+
     def after_step(self, step: int) -> None:
-        """Nothing: a trainer of labels has no state that a step changes."""
+        """Called after the update of step `step`, counted from 0. Nothing here: a trainer of labels has no state that a step changes."""
+
+    @property
+    def companions(self) -> dict[str, SegmentationModel]:
+        """Models that are evaluated beside the one that is trained, by name."""
+        return {}
+
+    def panels(self) -> dict[str, Image.Image]:
+        """Pictures of what the last step did, by name."""
+        return {}

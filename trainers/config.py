@@ -18,6 +18,7 @@ from models.outputs import OutputsConfig
 from trainers.ema import EmaConfig
 from trainers.flat import FlatConfig
 from trainers.hierarchical import HierarchicalConfig
+from trainers.mixing.config import ClassMixConfig, DacsConfig
 from trainers.optim import OptimConfig
 from trainers.schedule import ScheduleConfig
 from trainers.update import Precision
@@ -199,7 +200,7 @@ class JobConfig:
     data: DataConfig
     model: NetworkConfig
     outputs: OutputsConfig
-    trainer: FlatConfig | HierarchicalConfig
+    trainer: FlatConfig | HierarchicalConfig | ClassMixConfig | DacsConfig
     optim: OptimConfig
     schedule: ScheduleConfig
     loop: LoopConfig

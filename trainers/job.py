@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from data.config import to_plain
@@ -20,6 +21,7 @@ from trainers.checkpoint import weights_of
 from trainers.config import DataConfig, JobConfig
 from trainers.flat import FlatTrainer
 from trainers.hierarchical import HierarchicalTrainer
+from trainers.mixing.trainer import MixTrainer
 from trainers.optim import optimizer_problems
 from trainers.ranks import Ranks
 from trainers.schedule import schedule_notes, schedule_problems
@@ -27,7 +29,12 @@ from trainers.weights import check_weights
 
 log = logging.getLogger(__name__)
 
-TRAINERS: dict[str, type[Trainer]] = {"flat": FlatTrainer, "hierarchical": HierarchicalTrainer}
+TRAINERS: dict[str, type[Trainer]] = {
+    "flat": FlatTrainer,
+    "hierarchical": HierarchicalTrainer,
+    "classmix": MixTrainer,
+    "dacs": MixTrainer,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,9 +126,17 @@ def find_problems(job: JobConfig, data: JobData) -> Iterator[str]:
     yield from schedule_problems(job.schedule, job.loop.steps)
     for name, stream in job.data.streams.items():
         yield from _stream_problems(job, data, name, stream)
+    yield from _role_problems(job, data)
     for dataset, view in data.views.items():
-        if len(untaught(data, dataset)) == view.num_classes:
+        if len(untaught(data, dataset)) < view.num_classes:
+            continue
+        if any(stream.role in WITH_LABELS for stream in data.mixture.streams if data.datasets[stream.name] == dataset):
             yield f"data.views.{dataset}: view {view.name} has no class that a pixel or box of its streams is of; choose another"
+        elif not job.outputs.shares_labels:
+            yield (
+                f"outputs={job.outputs.name}: no stream with labels of {dataset} found, and no other dataset's labels teach its classes; "
+                "give outputs=universal or hierarchy, where datasets share them, or a stream of it with labels"
+            )
     yield from job.trainer.problems(job.outputs, data.views)
     for name, split in data.train.items():
         number, text = _lost(split)
@@ -135,12 +150,22 @@ def find_problems(job: JobConfig, data: JobData) -> Iterator[str]:
             yield f"{name} {job.data.val_split}: {text}, expected all of them; {RESTORE}"
 
 
+def _role_problems(job: JobConfig, data: JobData) -> Iterator[str]:
+    """Where a role that the trainer needs has no stream: without it, it would be another trainer."""
+    if job.trainer.roles == WITH_LABELS:
+        return
+    for role in job.trainer.roles:
+        if all(stream.role != role for stream in data.mixture.streams):
+            streams = ", ".join(f"{stream.name} ({stream.role})" for stream in data.mixture.streams)
+            yield f"data.mix: {streams} found, expected a stream of role {role} for trainer={job.trainer.name}; add one, or trainer=flat"
+
+
 def _stream_problems(job: JobConfig, data: JobData, name: str, stream: StreamConfig) -> Iterator[str]:
     """Where the trainer cannot use a stream, or its pictures would be resized twice."""
-    if stream.role not in WITH_LABELS:
-        roles = " or ".join(WITH_LABELS)
+    if stream.role not in job.trainer.roles:
+        roles = " or ".join(job.trainer.roles)
         yield f"data.mix.{name}.role: {stream.role} found, expected {roles}; trainer={job.trainer.name} uses no other"
-    if data.train[name].label_space.supervision == "none":
+    if stream.role in WITH_LABELS and data.train[name].label_space.supervision == "none":
         yield f"data.mix.{name}: a dataset without labels found, expected labels; remove the stream"
     if job.data.crop_of(stream).resize is not None and job.model.input_scale != 1:
         yield (
@@ -164,6 +189,14 @@ def untaught(data: JobData, dataset: str) -> list[str]:
     return unsupervised_classes(data.views[dataset], splits)
 
 
+def class_pixels(data: JobData, dataset: str) -> np.ndarray:
+    """(num_classes,) int64: pixels of each class of a dataset's view in the splits that its streams are of, by their index."""
+    splits = {id(split): split for stream, split in data.train.items() if data.datasets[stream] == dataset}
+    by_id = sum(split.labels().total() for split in splits.values())
+    view = data.views[dataset]
+    return np.bincount(view.table, weights=by_id, minlength=256)[: view.num_classes].astype(np.int64)
+
+
 def build_loader(job: JobConfig, data: JobData, ranks: Ranks) -> BatchLoader:
     crops = {name: job.data.crop_of(stream).scaled_by(job.model.input_scale) for name, stream in job.data.streams.items()}
     sources = [StreamSource(dataset=data.datasets[name], split=split, crop=crops[name]) for name, split in data.train.items()]
@@ -183,7 +216,9 @@ def build_trainer(job: JobConfig, views: dict[str, View], device: torch.device) 
     torch.manual_seed(job.seed)
     layout = torch.channels_last if job.loop.channels_last else torch.contiguous_format
     model = build_model(job.model, job.outputs, views).to(device, memory_format=layout)  # type: ignore[call-overload]
-    return TRAINERS[job.trainer.name](model, job.trainer).to(device)
+    trainer = TRAINERS[job.trainer.name](model, job.trainer).to(device)
+    trainer.seed = job.seed
+    return trainer
 
 
 def checkpoint_header(job: JobConfig, data: JobData) -> dict[str, object]:

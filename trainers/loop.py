@@ -4,25 +4,30 @@ import inspect
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import replace
-from itertools import chain
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from data.drawing import write_picture
 from data.files import write_text
-from data.order import digest
+from data.mixture import WITH_LABELS
+from data.order import step_number
 from data.photometric import augment
 from data.types import Batch
 from models.batchnorm import synchronise_batchnorm
+from trainers.collapse import Peaks, describe, never_said
 from trainers.config import JobConfig
 from trainers.ema import Average
-from trainers.evaluation import all_scores, evaluate, level_scores, mean_miou, write_evaluation
-from trainers.job import build_loader, build_trainer, check_same_data, checkpoint_header, open_data
+from trainers.evaluation import Tally, all_scores, evaluate, level_scores, mean_miou, write_evaluation
+from trainers.job import build_loader, build_trainer, check_same_data, checkpoint_header, class_pixels, open_data
+from trainers.metrics import Scores
 from trainers.optim import build_optimizer, load_optimizer, set_learning_rates
 from trainers.overlay import write_confusions, write_panels
 from trainers.ranks import Ranks
@@ -62,11 +67,13 @@ class Training:
         self.data = open_data(job.data, seed=job.seed)
         self.loader = build_loader(job, self.data, ranks)
         self.trainer = build_trainer(job, self.data.views, ranks.device)
+        self.trainer.prepare(partial(class_pixels, self.data))
         self.losses: nn.Module = self.trainer
         if ranks.world_size > 1:
             synchronise_batchnorm(self.trainer, ranks.device)
         if loop.compile:
-            self.trainer.model.compile()
+            for model in (self.trainer.model, *self.trainer.companions.values()):
+                model.compile()
         if ranks.world_size > 1:
             self.losses = DistributedDataParallel(self.trainer, gradient_as_bucket_view=True, **_NO_BUFFER_BROADCAST)
         self.optimizer = build_optimizer(self.trainer, job.optim)
@@ -77,6 +84,7 @@ class Training:
         """Steps done, the skipped ones among them."""
         self.skipped, self.skipped_in_a_row = 0, 0
         self.best_score = float("-inf")
+        self.peaks = Peaks()
         self.stale = 0
         """Evaluations since the one with the best score."""
         self.label_pixels = torch.zeros(len(self.data.train), 256, dtype=torch.int64, device=ranks.device)
@@ -89,6 +97,7 @@ class Training:
         if state is None:
             if self.job.model.weights is not None:
                 start_from_weights(self.job, self.trainer.model, self.ranks)
+            self.trainer.start()
             if self.ema is not None:
                 self.ema.reset()
             return
@@ -98,6 +107,7 @@ class Training:
         self.update.scaler.load_state_dict(state["scaler"])
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
+        self.peaks = Peaks(state["peaks"])
         self.step, self.best_score, self.stale = state["step"], state["best_score"], state["stale"]
         self.skipped, self.skipped_in_a_row = state["skipped"], state["skipped_in_a_row"]
         if self.ranks.is_main:
@@ -245,12 +255,13 @@ class Training:
         results = all_scores(model, tallies)
         levels = {f"{name}/{level}": found for name, tally in tallies.items() for (_, level), (found, _) in level_scores(tally).items()}
         watch.log_scores(self.step, results, {name: tally.left_out for name, tally in tallies.items()}, levels)
+        collapsed = self._collapsed(tallies, results)
+        companions = self._evaluate_companions(watch)
         if self.ranks.is_main:
             about = {"run": self.job.run.name, "step": self.step, "split": self.job.data.val_split, "averaged": self.ema is not None}
-            write_evaluation(self.folder.evaluation, tallies, results, **about)
-            panels = write_panels(model, self.data.val, self.job.data.crops, self.folder.overlays, self.job.loop.overlays)
-            for name, picture in chain(panels, write_confusions(tallies, self.folder.confusion)):
-                watch.log_image(self.step, name, picture)
+            extra = {"collapsed": collapsed, **({"companions": companions} if companions else {})}
+            write_evaluation(self.folder.evaluation, tallies, results, **about, **extra)
+            self._draw(watch, tallies)
         score, left_out = mean_miou(results), sum(tally.left_out for tally in tallies.values())
         by_dataset = {f"miou/{name}": result.miou for name, result in results.items()}
         report({"step": float(self.step), "mean_miou": score, "left_out": float(left_out), **by_dataset})
@@ -262,6 +273,40 @@ class Training:
             log.warning("step %d: no pixel with a label in the validation splits, so there is no score", self.step)
         return None if left_out or math.isnan(score) else score
 
+    def _collapsed(self, tallies: Mapping[str, Tally], results: Mapping[str, Scores]) -> dict[str, list[str]]:
+        """Classes of each dataset that were known and are no longer; and those never predicted, where a stream hides its labels."""
+        found = {}
+        hidden = {self.data.datasets[stream.name] for stream in self.data.mixture.streams if stream.role not in WITH_LABELS}
+        for name, result in results.items():
+            never = never_said(tallies[name].matrix, result.names) if name in hidden else []
+            found[name] = list(dict.fromkeys([*self.peaks.collapsed(name, result), *never]))
+            self.peaks.update(name, result)
+        if self.ranks.is_main and any(found.values()):
+            text = "step %d: classes that have collapsed (IoU above 10 %% before and 0 now) or are never predicted: %s"
+            log.warning(text, self.step, describe(found))
+        return {name: classes for name, classes in found.items() if classes}
+
+    def _evaluate_companions(self, watch: Watch) -> dict[str, dict[str, dict[str, Any]]]:
+        """Scores of what the trainer has beside its model, such as a teacher: name -> dataset -> scores."""
+        found: dict[str, dict[str, dict[str, Any]]] = {}
+        for name, companion in self.trainer.companions.items():
+            results = all_scores(companion, evaluate(companion, self.data.val, self.job.data.crops, self.ranks))
+            watch.log_scores(self.step, {f"{name}/{dataset}": result for dataset, result in results.items()}, {})
+            found[name] = {
+                dataset: {"miou": result.miou, "mpa": result.mpa, "iou": dict(zip(result.names, result.iou, strict=True))}
+                for dataset, result in results.items()
+            }
+        return found
+
+    def _draw(self, watch: Watch, tallies: Mapping[str, Tally]) -> None:
+        panels = write_panels(self.trainer.model, self.data.val, self.job.data.crops, self.folder.overlays, self.job.loop.overlays)
+        for kind, pictures in (("overlays", panels), ("confusion", write_confusions(tallies, self.folder.confusion))):
+            for name, picture in pictures:
+                watch.log_image(self.step, f"{kind}/{name}", picture)
+        for name, sheet in self.trainer.panels().items() if self.job.loop.overlays else ():
+            write_picture(self.folder.overlays / f"{name}.png", sheet)
+            watch.log_image(self.step, f"steps/{name}", np.asarray(sheet))
+
     def _state(self, score: float | None) -> dict[str, object]:
         """All that a resumed run needs. The schedule, the data position and the random numbers are functions of the step."""
         return {
@@ -272,6 +317,7 @@ class Training:
             "stale": self.stale,
             "skipped": self.skipped,
             "skipped_in_a_row": self.skipped_in_a_row,
+            "peaks": self.peaks.iou,
             "model": self.trainer.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.update.scaler.state_dict(),
@@ -288,8 +334,3 @@ def count_labels(batch: Batch, counts: torch.Tensor) -> None:
 def seed_step(seed: int, batch: int, rank: int) -> None:
     """Seed torch's generators for one global batch (dropout and the like), so that no generator state has to be saved."""
     torch.manual_seed(step_number(seed, batch, str(rank)))
-
-
-def step_number(seed: int, batch: int, name: str) -> int:
-    """A number in 0..2**56-1 for what is drawn at one global batch."""
-    return int.from_bytes(digest(f"{seed}/{batch}/{name}", 7), "big")

@@ -91,7 +91,9 @@ def _largest_share(job: JobConfig, data: JobData) -> Batch:
     """Without values: the samples of that worker, in the first global batch, whose logits are the largest."""
     draws = [data.mixture.draws(0, rank=rank, world_size=job.cluster.world_size) for rank in range(job.cluster.world_size)]
     streams = [[data.mixture.streams[draw.stream] for draw in share] for share in draws]
-    share = max(streams, key=lambda share: sum(data.views[data.datasets[stream.name]].num_classes for stream in share))
+    rank = max(range(len(streams)), key=lambda rank: sum(data.views[data.datasets[stream.name]].num_classes for stream in streams[rank]))
+    share = streams[rank]
+    quotas = zip(data.mixture.streams, data.mixture.quotas(0), strict=True)
     height, width = next(job.data.crop_of(stream).scaled_by(job.model.input_scale).size for stream in job.data.streams.values())
     names, roles = [data.datasets[stream.name] for stream in share], [stream.role for stream in share]
     return Batch(
@@ -103,6 +105,9 @@ def _largest_share(job: JobConfig, data: JobData) -> Batch:
         seeds=torch.empty(len(share), dtype=torch.int64),
         sample_ids=("",) * len(share),
         step=0,
+        slots=tuple((data.datasets[stream.name], stream.role) for stream, quota in quotas for _ in range(quota)),
+        rank=rank,
+        world_size=job.cluster.world_size,
     )
 
 

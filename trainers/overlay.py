@@ -103,12 +103,12 @@ def write_worst(
 def write_confusions(tallies: Mapping[str, Tally], folder: Path) -> Iterator[tuple[str, np.ndarray]]:
     """Write the confusion matrices of all readings as PNG into `folder`: DATASET.png, and DATASET-READING.png for more.
 
-    Yields the name and the pixels (H, W, 3) uint8 of that of each dataset.
+    Yields each dataset and the pixels (H, W, 3) uint8 of its own one.
     """
     for dataset, tally in tallies.items():
         picture = _confusion(tally, f"{dataset}: % of each class's pixels that are taken for which")
         write_picture(folder / f"{dataset}.png", picture)
-        yield f"confusion-{dataset}", np.asarray(picture)
+        yield dataset, np.asarray(picture)
         for name, more in tally.more.items():
             title = f"{dataset}, {name.replace('/', ' ')}: % of each row"
             write_picture(folder / f"{dataset}-{name.replace('/', '-').replace(' ', '_')}.png", _confusion(more, title))

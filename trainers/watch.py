@@ -177,7 +177,7 @@ class Watch:
                 if not math.isnan(iou):
                     self.writer.add_scalar(f"iou_{name}/{label}", iou, step)
             values = f"mIoU {100 * result.miou:.2f}  mPA {100 * result.mpa:.2f}"
-            missing = f"  left out {left_out[name]}" if left_out[name] else ""
+            missing = f"  left out {left_out[name]}" if left_out.get(name) else ""
             print(f"step {step}/{self.loop.steps}  {name}: {values}{missing}", flush=True)
 
     def log_pixels(self, step: int, pixels: Mapping[str, Mapping[str, int]]) -> None:

@@ -51,12 +51,20 @@ Where = Mapping[str, Mapping[str, Tensor]]
 
 NO_LIMIT: Where = {}
 
+Weights = Mapping[str, Tensor]
+"""Dataset -> (N_d, H, W) float: what the loss of each labelled pixel is multiplied by; 1 where none is given. Counts do not know it."""
+
+EQUAL: Weights = {}
+
 LevelRule = Literal["parent", "path"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class OutputsConfigBase(ABC):
     """What the configs of all output spaces answer."""
+
+    shares_labels: ClassVar[bool] = False
+    """Whether labels of one dataset teach what those of another are, so that a dataset without labels can be predicted."""
 
     has_levels: ClassVar[bool] = False
     """Whether some terms of the loss are about parts of what others decide, so that `OutputSpace.decided` has something to say."""
@@ -109,7 +117,9 @@ class OutputSpace(nn.Module, ABC):
             return self.logits_of(decoded, {dataset: index}, size)[dataset]
 
     @abstractmethod
-    def losses(self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor], where: Where = NO_LIMIT) -> dict[str, LossTerm]:
+    def losses(
+        self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor], where: Where = NO_LIMIT, weights: Weights = EQUAL
+    ) -> dict[str, LossTerm]:
         """Logits (N_d, K, H, W) and class indices of its view (N_d, H, W) int64, IGNORE_INDEX where unknown, of each dataset,
         to the terms of the loss by name, the same on every rank that gives the same datasets; no pixel to learn from gives (0, 0)."""
 
@@ -244,7 +254,11 @@ class SharedDecoder(OutputSpace):
 
     def logits_of(self, decoded: Features, rows: Mapping[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
         logits = torch.cat([classifier(decoded) for classifier in self.classifiers], dim=1)
-        return {name: self._upsample(logits[index], select(decoded, index), size) for name, index in rows.items()}
+        shown: dict[int, Tensor] = {}  # datasets of the very same rows, as in pictures mixed of two, share what is enlarged
+        for index in rows.values():
+            if id(index) not in shown:
+                shown[id(index)] = self._upsample(logits[index], select(decoded, index), size)
+        return {name: shown[id(index)] for name, index in rows.items()}
 
     def foreign_logits(self, decoded: Features, index: Tensor, size: tuple[int, int], dataset: str, own: Tensor) -> Tensor:
         return own.detach()
@@ -292,7 +306,8 @@ def at_least_float32(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def cross_entropy_term(logits: Tensor, labels: Tensor, first: int = 0) -> LossTerm:
-    """Of logits (N, K, H, W) against class indices (N, H, W) int64, whose class 0 is channel `first`."""
-    total = nn.functional.cross_entropy(at_least_float32(logits), labels + first, ignore_index=IGNORE_INDEX + first, reduction="sum")
-    return LossTerm(total, (labels != IGNORE_INDEX).sum())
+def cross_entropy_term(logits: Tensor, labels: Tensor, first: int = 0, weights: Tensor | None = None) -> LossTerm:
+    """Of logits (N, K, H, W) against class indices (N, H, W) int64, whose class 0 is channel `first`; with weights (N, H, W)."""
+    reduction = "sum" if weights is None else "none"
+    loss = nn.functional.cross_entropy(at_least_float32(logits), labels + first, ignore_index=IGNORE_INDEX + first, reduction=reduction)
+    return LossTerm(loss if weights is None else (loss * weights).sum(), (labels != IGNORE_INDEX).sum())

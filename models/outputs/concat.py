@@ -9,7 +9,18 @@ from torch import Tensor
 
 from data.labels import IGNORE_INDEX, View
 from models.networks.base import Network
-from models.outputs.base import NO_LIMIT, LossTerm, OutputsConfigBase, SharedDecoder, Where, at_least_float32, cross_entropy_term, limited
+from models.outputs.base import (
+    EQUAL,
+    NO_LIMIT,
+    LossTerm,
+    OutputsConfigBase,
+    SharedDecoder,
+    Weights,
+    Where,
+    at_least_float32,
+    cross_entropy_term,
+    limited,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +49,12 @@ class Concat(SharedDecoder):
             self._channels[name] = slice(end, end + view.num_classes)
             end += view.num_classes
 
-    def losses(self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor], where: Where = NO_LIMIT) -> dict[str, LossTerm]:
+    def losses(
+        self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor], where: Where = NO_LIMIT, weights: Weights = EQUAL
+    ) -> dict[str, LossTerm]:
         first = {name: channels.start for name, channels in self._channels.items()}
-        return {name: cross_entropy_term(logits[name], limited(labels[name], where, name, name), first[name]) for name in logits}
+        wanted = {name: limited(labels[name], where, name, name) for name in logits}
+        return {name: cross_entropy_term(logits[name], wanted[name], first[name], weights.get(name)) for name in logits}
 
     def leaves(self, dataset: str) -> tuple[str, ...]:
         return self._leaves

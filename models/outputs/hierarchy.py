@@ -13,12 +13,14 @@ from data.labels import IGNORE_INDEX, View
 from data.universe import check_aliases
 from models.networks.base import Network
 from models.outputs.base import (
+    EQUAL,
     NO_LIMIT,
     LeafTable,
     LevelRule,
     LossTerm,
     OutputsConfigBase,
     SharedDecoder,
+    Weights,
     Where,
     at_least_float32,
     by_bands,
@@ -32,6 +34,7 @@ from models.outputs.set_loss import SetLoss, Softmax
 class HierarchyConfig(OutputsConfigBase):
     """A tree of softmaxes over one decoder, each with a classifier of its own (paper 001)."""
 
+    shares_labels: ClassVar[bool] = True
     has_levels: ClassVar[bool] = True
 
     name: Literal["hierarchy"]
@@ -106,13 +109,15 @@ class HierarchySpace(SharedDecoder):
     def _softmaxes(self, targets: Mapping[str, tuple[frozenset[int], ...]]) -> list[Softmax]:
         return [Softmax(channels=self._channels[name], sets=sets) for name, sets in targets.items()]
 
-    def losses(self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor], where: Where = NO_LIMIT) -> dict[str, LossTerm]:
+    def losses(
+        self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor], where: Where = NO_LIMIT, weights: Weights = EQUAL
+    ) -> dict[str, LossTerm]:
         found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in self.terms}
         for dataset in logits:
             if not self._taught[dataset]:
                 continue
             each = [limited(labels[dataset], where, dataset, name) for name in self._taught[dataset]]
-            totals, counts = self.set_losses[self._number[dataset]](logits[dataset], each)
+            totals, counts = self.set_losses[self._number[dataset]](logits[dataset], each, weights.get(dataset))
             for name, total, count in zip(self._taught[dataset], totals, counts, strict=True):
                 found[name].append((total, count))
         return {name: self._pooled(name, parts) for name, parts in found.items() if parts}

@@ -11,10 +11,12 @@ from data.labels import View
 from models.batchnorm import allow_empty_batches
 from models.networks.base import Features, Network
 from models.outputs.base import (
+    EQUAL,
     NO_LIMIT,
     LossTerm,
     OutputsConfigBase,
     OutputSpace,
+    Weights,
     Where,
     at_least_float32,
     cross_entropy_term,
@@ -67,8 +69,11 @@ class MultiHead(OutputSpace):
             logits[name] = self._upsample(self.classifiers[number](part), part, size)
         return logits
 
-    def losses(self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor], where: Where = NO_LIMIT) -> dict[str, LossTerm]:
-        return {name: cross_entropy_term(logits[name], limited(labels[name], where, name, name)) for name in logits}
+    def losses(
+        self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor], where: Where = NO_LIMIT, weights: Weights = EQUAL
+    ) -> dict[str, LossTerm]:
+        wanted = {name: limited(labels[name], where, name, name) for name in logits}
+        return {name: cross_entropy_term(logits[name], wanted[name], weights=weights.get(name)) for name in logits}
 
     def leaves(self, dataset: str) -> tuple[str, ...]:
         return tuple(f"{dataset}/{name}" for name in self.views[dataset].names)

@@ -46,13 +46,13 @@ class SetLoss(nn.Module):
         super().__init__()
         self.terms = nn.ModuleList(_OneOf(softmax) if softmax.is_single else _SomeOf(softmax) for softmax in softmaxes)
 
-    def forward(self, logits: Tensor, labels: Tensor | Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def forward(self, logits: Tensor, labels: Tensor | Sequence[Tensor], weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Logits (N, C, H, W) and class indices (N, H, W) int64, IGNORE_INDEX where unknown, to the sum of the pixels' losses, at
         least float32, and the number of pixels in it, both one for each softmax: (S,) on the device. Labels are the same for all
-        softmaxes, or one for each."""
+        softmaxes, or one for each; `weights` (N, H, W) multiply the pixels' losses, and not their number."""
         each = [labels] * len(self.terms) if isinstance(labels, Tensor) else list(labels)
         counts = torch.stack([term.counted[own].sum() for term, own in zip(self._all(), each, strict=True)])
-        totals: Tensor = _SetLossFunction.apply(logits, each, self._all())
+        totals: Tensor = _SetLossFunction.apply(logits, each, self._all(), weights)
         return totals, counts
 
     def counted(self, labels: Tensor) -> list[Tensor]:
@@ -65,7 +65,7 @@ class SetLoss(nn.Module):
 
 class _SetLossFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Sequence[Tensor], terms: Sequence["_Term"]) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, labels: Sequence[Tensor], terms: Sequence["_Term"], weights: Tensor | None) -> Tensor:
         is_wanted = ctx.needs_input_grad[0]
         grad = torch.zeros_like(logits) if _leaves_gaps(terms, logits.shape[1]) else torch.empty_like(logits)
         # Softmaxes are fastest along the channels as they lie in memory.
@@ -77,19 +77,26 @@ class _SetLossFunction(torch.autograd.Function):
                 x, out = logits[:, term.channels, rows].to(dtype), grad[:, term.channels, rows]
                 if by_pixel:
                     x, out = x.permute(0, 2, 3, 1), out.permute(0, 2, 3, 1)
-                totals[number] += term.fill(x, labels[number][:, rows], out if is_wanted else None, dim=3 if by_pixel else 1)
+                dim = 3 if by_pixel else 1
+                losses = term.fill(x, labels[number][:, rows], out if is_wanted else None, dim=dim)
+                if weights is not None:
+                    factors = weights[:, rows].unsqueeze(dim)
+                    losses = losses * factors
+                    if is_wanted:
+                        out.mul_(factors)
+                totals[number] += losses.sum()
         ctx.save_for_backward(grad)
         ctx.channels = [term.channels for term in terms]
         return totals
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:
         (grad,) = ctx.saved_tensors
         factors = upstream.new_zeros(grad.shape[1])
         for number, channels in enumerate(ctx.channels):
             factors[channels] = upstream[number]
-        return grad * factors.to(grad.dtype).view(1, -1, 1, 1), None, None
+        return grad * factors.to(grad.dtype).view(1, -1, 1, 1), None, None, None
 
 
 class _Term(nn.Module, ABC):
@@ -110,7 +117,7 @@ class _Term(nn.Module, ABC):
 
     @abstractmethod
     def fill(self, x: Tensor, labels: Tensor, out: Tensor | None, *, dim: int) -> Tensor:
-        """The sum of the losses of logits `x`, outputs along `dim`, and labels (N, H, W); the gradient goes to `out`."""
+        """The losses, of size 1 along `dim`, of logits `x`, outputs along `dim`, and labels (N, H, W); the gradient goes to `out`."""
 
 
 class _OneOf(_Term):
@@ -128,12 +135,12 @@ class _OneOf(_Term):
     def fill(self, x: Tensor, labels: Tensor, out: Tensor | None, *, dim: int) -> Tensor:
         taught, target = self.taught[labels].unsqueeze(dim), self.outputs[labels].unsqueeze(dim)
         log_p = torch.log_softmax(x, dim)
-        total = torch.where(taught, -log_p.gather(dim, target), 0).sum()
+        losses = torch.where(taught, -log_p.gather(dim, target), 0)
         if out is not None:
             p = log_p.exp_()
             p.scatter_add_(dim, target, p.new_full((), -1).expand(target.shape))
             torch.mul(p, taught, out=out) if out.dtype == p.dtype else out.copy_(p.mul_(taught))
-        return total
+        return losses
 
 
 class _SomeOf(_Term):
@@ -177,7 +184,7 @@ def _fill_quickly(x: Tensor, is_open: Tensor, taught: Tensor, out: Tensor | None
     mass.masked_fill_(~taught, 1)  # exactly: all is open there, and q is p to the last bit
     if out is not None:
         _difference(p, q.div_(mass), out)
-    return -mass.clamp_(max=1).log_().sum()
+    return mass.clamp_(max=1).log_().neg_()
 
 
 def _fill_exactly(x: Tensor, is_open: Tensor, out: Tensor | None, dim: int) -> Tensor:
@@ -185,10 +192,10 @@ def _fill_exactly(x: Tensor, is_open: Tensor, out: Tensor | None, dim: int) -> T
     log_p = torch.log_softmax(x, dim)
     log_q = torch.log_softmax(x.masked_fill(~is_open, -torch.inf), dim)
     best, at = log_q.max(dim, keepdim=True)
-    total = (best - log_p.gather(dim, at)).sum()
+    losses = best - log_p.gather(dim, at)
     if out is not None:
         _difference(log_p.exp_(), log_q.exp_(), out)
-    return total
+    return losses
 
 
 def _difference(p: Tensor, q: Tensor, out: Tensor) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +11,13 @@ from data.labels import View
 from data.universe import Universe, check_aliases, read_universe
 from models.networks.base import Network
 from models.outputs.base import (
+    EQUAL,
     NO_LIMIT,
     LeafTable,
     LossTerm,
     OutputsConfigBase,
     SharedDecoder,
+    Weights,
     Where,
     at_least_float32,
     limited,
@@ -27,6 +29,8 @@ from models.outputs.set_loss import SetLoss, Softmax
 @dataclass(frozen=True, kw_only=True)
 class UniversalConfig(OutputsConfigBase):
     """One softmax over leaves; the loss of a pixel is -log of the summed probability of its label's leaves."""
+
+    shares_labels: ClassVar[bool] = True
 
     name: Literal["universal"]
     universe: str | Universe
@@ -77,10 +81,13 @@ class Universal(SharedDecoder):
         numbers = [tuple(frozenset(number[leaf] for leaf in label) for label in leaves) for leaves in sets]
         self.set_losses = nn.ModuleList(SetLoss([Softmax(channels=slice(0, len(names)), sets=one)]) for one in numbers)
 
-    def losses(self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor], where: Where = NO_LIMIT) -> dict[str, LossTerm]:
+    def losses(
+        self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor], where: Where = NO_LIMIT, weights: Weights = EQUAL
+    ) -> dict[str, LossTerm]:
         terms = {}
         for name in logits:
-            totals, counts = self.set_losses[self._number[name]](logits[name], limited(labels[name], where, name, name))
+            wanted = limited(labels[name], where, name, name)
+            totals, counts = self.set_losses[self._number[name]](logits[name], wanted, weights.get(name))
             terms[name] = LossTerm(totals[0], counts[0])
         return terms
 

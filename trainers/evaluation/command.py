@@ -18,6 +18,7 @@ from data.progress import track
 from data.shards import ShardSplit
 from models.model import SegmentationModel
 from models.outputs.base import never_predicted
+from trainers.collapse import Peaks
 from trainers.evaluation.passes import PassesConfig
 from trainers.evaluation.protocols import ProtocolConfig, protocol_of, protocol_result
 from trainers.evaluation.readings import (
@@ -227,7 +228,10 @@ class Evaluation:
         weights = {"checkpoint": config.checkpoint, "averaged": "ema" in self.state}
         if path.is_file():  # pictures of another evaluation, whose scores are overwritten
             self._remove_pictures()
-        write_json(path, content_of(tallies, results, protocols=protocols, **about, **weights, settings=self._settings()))
+        peaks = Peaks(self.state["peaks"])
+        collapsed = {name: classes for name, result in results.items() if (classes := peaks.collapsed(name, result))}
+        extra = {"collapsed": collapsed, "settings": self._settings()}
+        write_json(path, content_of(tallies, results, protocols=protocols, **about, **weights, **extra))
         write_images(self.out.path / "evaluation_images.jsonl", self.tasks, tallies)
         if config.cross:
             write_json(self.out.path / "confusions.json", cross_content(self.tasks, tallies, **about))

@@ -168,6 +168,11 @@ def print_evaluation(content: Mapping[str, Any], console: Console) -> None:
         console.print(line, markup=False)
     for name, keys in content["left_out_keys"].items():
         console.print(f"{name}: left out, since they cannot be read: {some(keys, content['left_out'][name])}", markup=False)
+    for companion, scored in content.get("companions", {}).items():
+        shown = ", ".join(f"{name} {_percent(result['miou'])}" for name, result in scored.items())
+        console.print(f"{companion}, mIoU: {shown}", markup=False)
+    for name, classes in content.get("collapsed", {}).items():
+        console.print(f"{name}: collapsed (IoU above 10 % before and 0 now) or never predicted: {', '.join(classes)}", markup=False)
     for name, result in content["datasets"].items():
         _print_protocol(name, result, console)
         _print_levels(name, result, console)

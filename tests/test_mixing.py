@@ -1,0 +1,357 @@
+"""ClassMix and DACS against a slow step written from the paper; the teacher; several ranks; whole jobs."""
+
+import json
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from spaces import SPACES, VIEWS
+from test_distributed import CPU, on_ranks
+from test_masks import slow_class_mask
+from test_supervision import batch_of, small_model
+from test_training import UNIVERSE
+from tiny import read_metrics
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from data.errors import InputError
+from data.labels import IGNORE_INDEX
+from data.shards import ShardSplit
+from data.types import Batch
+from models.batchnorm import synchronise_batchnorm
+from models.outputs.base import LossTerm
+from taxomix import main
+from trainers.mixing.config import ClassMixConfig, DacsConfig
+from trainers.mixing.masks import priorities
+from trainers.mixing.trainer import MixTrainer
+from trainers.ranks import Ranks
+from trainers.run_folder import RunFolder
+from trainers.step import train_step
+from trainers.teacher import Teacher, TeacherConfig
+from trainers.update import Update
+
+ROLES = {"classmix": ("labelled", "unlabelled"), "dacs": ("source", "target")}
+
+
+def mix_batch(kind: str, *, other: str = "fine", num_others: int = 3, seed: int = 0, rank: int = 0, world_size: int = 1) -> Batch:
+    """Two labelled pictures of `coarse` and one of `signs`, and of `other` some without labels; what a rank has of them."""
+    known, hidden = ROLES[kind]
+    whole = batch_of({"coarse": 2, "signs": 1, other: num_others}, VIEWS, seed=seed)
+    slots = (("coarse", known), ("coarse", known), ("signs", known), *[(other, hidden)] * num_others)
+    mine = list(range(rank, len(slots), world_size))
+    datasets = [slots[slot][0] for slot in mine]
+    return replace(
+        whole,
+        images=whole.images[mine],
+        labels=whole.labels[mine],
+        rows={name: torch.tensor([i for i, found in enumerate(datasets) if found == name], dtype=torch.int64) for name in VIEWS},
+        streams=whole.streams[mine],
+        seeds=100 + whole.seeds[mine] + 10 * seed,
+        sample_ids=tuple(whole.sample_ids[slot] for slot in mine),
+        step=seed,
+        slots=slots,
+        rank=rank,
+        world_size=world_size,
+    )
+
+
+def trainer_of(kind: str, space: str = "universal", **keys: Any) -> MixTrainer:
+    config: ClassMixConfig | DacsConfig
+    config = ClassMixConfig(name="classmix", **keys) if kind == "classmix" else DacsConfig(name="dacs", **keys)
+    trainer = MixTrainer(small_model(SPACES[space], VIEWS), config).double()
+    other = small_model(SPACES[space], VIEWS, seed=1)  # a teacher that says other things than the student
+    with torch.no_grad():
+        for mine, theirs in zip(trainer.teacher.model.parameters(), other.parameters(), strict=True):
+            mine.copy_(theirs)
+    return trainer
+
+
+def slow_losses(trainer: MixTrainer, kind: str, batch: Batch, *, is_inter: bool) -> dict[str, float]:
+    """The loss of mixed pictures, picture by picture and pixel by pixel, over a whole global batch."""
+    config, outputs = trainer.config, trainer.model.outputs
+    known = [slot for slot, (_, role) in enumerate(batch.slots) if role == ROLES[kind][0]]
+    others = [slot for slot, (_, role) in enumerate(batch.slots) if role == ROLES[kind][1]]
+    size = (batch.images.shape[2], batch.images.shape[3])
+
+    shown = list(others)
+    rows = {name: torch.tensor([i for i, slot in enumerate(shown) if batch.slots[slot][0] == name], dtype=torch.int64) for name in VIEWS}
+    trainer.teacher.set_mode()
+    with torch.no_grad():
+        logits = trainer.teacher.model(batch.images[shown], rows)
+    answers = {}
+    for name, index in rows.items():
+        for place, number in enumerate(index.tolist()):
+            classes, sure_of = trainer.teacher.model.outputs.pseudo_labels(logits[name][place : place + 1], name)
+            answers[shown[number]] = (classes[0].numpy(), sure_of[0].numpy())
+    pairs = [
+        (known[number % len(known)] if is_inter else slot, slot if is_inter else others[(number + 1) % len(others)])
+        for number, slot in enumerate(others)
+    ]
+    masks, sure = [], []
+    for (pasted, base), slot in zip(pairs, others, strict=True):
+        labels = batch.labels[pasted].numpy() if is_inter else answers[pasted][0]
+        priority = priorities([int(batch.seeds[slot])])[0].numpy()
+        mask = slow_class_mask(labels, priority, config.rounding, config.paste_ignored)
+        masks.append(mask)
+        sure.append(answers[base][1] if is_inter else np.where(mask, answers[pasted][1], answers[base][1]))
+    share = np.mean([values >= config.threshold for values in sure])
+    totals: dict[str, float] = {}
+    images = [torch.where(torch.from_numpy(mask), batch.images[a], batch.images[b]) for (a, b), mask in zip(pairs, masks, strict=True)]
+    datasets = [{batch.slots[slot][0] for slot in pair} for pair in pairs]
+    places = {name: [i for i, pair in enumerate(datasets) if name in pair] for name in VIEWS}
+    with torch.no_grad():
+        said = trainer.model(torch.stack(images), {name: torch.tensor(index, dtype=torch.int64) for name, index in places.items()})
+    for number, ((pasted, base), mask, confidence) in enumerate(zip(pairs, masks, sure, strict=True)):
+        weight = {
+            "share": np.full(size, share),
+            "sample": np.full(size, np.mean(confidence >= config.threshold)),
+            "pixel": (confidence >= config.threshold).astype(float),
+            "constant": np.ones(size),
+        }[config.weight]
+        if is_inter:
+            weight = np.where(mask, 1.0, weight)
+        for slot, where in ((pasted, mask), (base, ~mask)):
+            dataset = batch.slots[slot][0]
+            given = is_inter and slot == pasted
+            labels = torch.from_numpy(batch.labels[slot].numpy().astype(np.int64) if given else answers[slot][0].astype(np.int64))
+            own = said[dataset][places[dataset].index(number)][None]
+            for i, j in product(*map(range, size)):
+                if where[i, j] and int(labels[i, j]) != IGNORE_INDEX:
+                    terms = outputs.losses({dataset: own[:, :, i : i + 1, j : j + 1]}, {dataset: labels[i, j].view(1, 1, 1)})
+                    for name, term in terms.items():
+                        totals[name] = totals.get(name, 0.0) + weight[i, j] * float(term.total)
+    pixels = len(others) * size[0] * size[1]
+    return {name: total / pixels for name, total in totals.items()}
+
+
+def value(term: LossTerm) -> float:
+    return float((term.total / term.count).detach())
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("kind", "space", "keys"),
+    [
+        ("classmix", "universal", {}),
+        ("classmix", "shared", {"weight": "sample"}),
+        ("classmix", "joint", {"weight": "pixel", "rounding": "up"}),
+        ("dacs", "universal", {"strong": "none", "rounding": "up"}),
+        ("dacs", "concat", {"strong": "none", "weight": "constant", "paste_ignored": True}),
+        ("dacs", "joint", {"strong": "none", "mix": "intra", "weight": "sample"}),
+    ],
+)
+def test_the_loss_of_mixed_pictures_is_that_of_the_paper(kind: str, space: str, keys: dict[str, Any]) -> None:
+    trainer = trainer_of(kind, space, threshold=0.6, **keys)
+    batch = mix_batch(kind)
+    found = {name.removeprefix("mixed/"): term for name, term in trainer.losses(batch).items() if name.startswith("mixed/")}
+    expected = slow_losses(trainer, kind, batch, is_inter=kind == "dacs" and keys.get("mix") != "intra")
+    assert expected
+    for name, term in found.items():
+        assert int(term.count) == 3 * batch.images.shape[2] * batch.images.shape[3]
+        assert value(term) == pytest.approx(expected.get(name, 0.0), rel=1e-5, abs=1e-9), name
+
+
+def test_labelled_pictures_are_learnt_as_by_the_flat_trainer() -> None:
+    trainer, batch = trainer_of("classmix"), mix_batch("classmix")
+    known = [0, 1, 2]
+    rows = {"coarse": torch.tensor([0, 1]), "signs": torch.tensor([2]), "fine": torch.zeros(0, dtype=torch.int64)}
+    logits = trainer.model(batch.images[known], rows)
+    expected = trainer.model.outputs.losses(logits, {name: batch.labels[index].long() for name, index in rows.items()})
+    for name, term in expected.items():
+        assert float(trainer.losses(batch)[name].total.detach()) == pytest.approx(float(term.total.detach()))
+
+
+@pytest.mark.parametrize("target", ["soft", "squared"])
+def test_probabilities_as_targets(target: str) -> None:
+    """Of two pictures of one dataset: the mean over all pixels of the distance to the teacher's probabilities, mixed."""
+    trainer = trainer_of("classmix", target=target, weight="constant", mask="box")
+    batch = mix_batch("classmix", num_others=2)
+    term = trainer.losses(batch)["mixed/fine"]
+    outputs, rows = trainer.model.outputs, {"fine": torch.arange(2)}
+    with torch.no_grad():
+        said = outputs.class_log_probabilities(trainer.teacher.model(batch.images[3:], rows)["fine"], "fine").exp()
+        mask = trainer._mask(torch.zeros(2, *batch.images.shape[2:]), batch.seeds[3:].tolist())[:, None]
+        wanted, images = torch.where(mask, said, said.flip(0)), torch.where(mask, batch.images[3:], batch.images[3:].flip(0))
+        log_p = outputs.class_log_probabilities(trainer.model(images, rows)["fine"], "fine")
+    loss = -(wanted * log_p).sum(dim=1) if target == "soft" else (wanted - log_p.exp()).square().mean(dim=1)
+    total = float(loss.mean())
+    assert value(term) == pytest.approx(total)
+
+
+def test_the_ramp_goes_by_the_steps_taken() -> None:
+    trainer, batch = trainer_of("classmix", weight="ramp", ramp_steps=10), mix_batch("classmix")
+    full = value(trainer_of("classmix", weight="constant").losses(batch)["mixed/fine"])
+    for taken, share in ((0, np.exp(-5)), (5, np.exp(-1.25)), (10, 1.0), (99, 1.0)):
+        trainer.steps_taken.fill_(taken)
+        assert value(trainer.losses(batch)["mixed/fine"]) == pytest.approx(share * full, rel=1e-5)
+
+
+def test_alignment_multiplies_by_the_shares_that_are_wanted_over_those_that_were() -> None:
+    shares = {"road": 0.1, "grass": 0.2, "car": 0.3, "sign": 0.4}
+    trainer, batch = trainer_of("classmix", align={"fine": shares}), mix_batch("classmix")
+    number = list(VIEWS).index("fine")
+    running = trainer.get_buffer(f"running_{number}")
+    running.copy_(torch.tensor([0.4, 0.3, 0.2, 0.1]))
+    trainer.teacher.set_mode()
+    with torch.no_grad():
+        logits = trainer.teacher.model(batch.images[3:], {"fine": torch.arange(3)})["fine"]
+    p = trainer.model.outputs.class_log_probabilities(logits, "fine").exp()
+    raw = p.argmax(dim=1)
+    aligned = p * (torch.tensor(list(shares.values())) / torch.tensor([0.4, 0.3, 0.2, 0.1])).view(1, -1, 1, 1)
+    aligned = aligned / aligned.sum(dim=1, keepdim=True)
+    with torch.no_grad():
+        answers = trainer._taught(batch, trainer_group(batch))
+    assert torch.equal(answers.labels.long(), aligned.argmax(dim=1))
+    torch.testing.assert_close(answers.confidence.double(), aligned.amax(dim=1), rtol=1e-5, atol=1e-6)
+    counts = torch.bincount(raw.flatten(), minlength=4).double()
+    torch.testing.assert_close(running, 0.99 * torch.tensor([0.4, 0.3, 0.2, 0.1]).double() + 0.01 * counts / counts.sum())
+
+
+def trainer_group(batch: Batch) -> Any:
+    from trainers.mixing.exchange import Group
+
+    return Group.of(batch, "unlabelled")
+
+
+def test_the_teacher_has_no_gradient_and_is_not_trained() -> None:
+    trainer, batch = trainer_of("classmix"), mix_batch("classmix")
+    before = {name: tensor.clone() for name, tensor in trainer.teacher.state_dict().items()}
+    torch.stack([term.weighted for term in trainer.losses(batch).values()]).sum().backward()
+    assert all(parameter.grad is None for parameter in trainer.teacher.parameters())
+    assert all(parameter.grad is not None for parameter in trainer.model.parameters())
+    assert all(torch.equal(parameter, before[name]) for name, parameter in trainer.teacher.named_parameters())
+
+
+@pytest.mark.parametrize("batchnorm", ["batch", "averaged"])
+def test_the_teacher_is_the_average_of_the_paper(batchnorm: Any) -> None:
+    student = small_model(SPACES["shared"], VIEWS)
+    student.network.norm = nn.BatchNorm2d(4).double()
+    teacher = Teacher(student, TeacherConfig(decay=0.9, batchnorm=batchnorm))
+    weights = [torch.full_like(student.network.layer.weight, float(step)) for step in range(30)]  # type: ignore[union-attr, arg-type]
+    expected = torch.zeros_like(weights[0])
+    for step, weight in enumerate(weights):
+        with torch.no_grad():
+            student.network.layer.weight.copy_(weight)  # type: ignore[union-attr, operator]
+            student.network.norm.running_mean.fill_(float(step))  # type: ignore[union-attr]
+            student.network.norm.num_batches_tracked.fill_(step)  # type: ignore[union-attr]
+        teacher.follow(student, step)
+        alpha = min(1 - 1 / (step + 1), 0.9)
+        expected = alpha * expected + (1 - alpha) * weight
+    torch.testing.assert_close(teacher.model.network.layer.weight, expected)
+    norm = teacher.model.network.norm
+    assert isinstance(norm, nn.BatchNorm2d)
+    if batchnorm == "averaged":
+        torch.testing.assert_close(norm.running_mean, expected[0, 0, 0, 0].expand(4))
+        assert int(norm.num_batches_tracked or 0) == 29
+    else:
+        assert (norm.running_mean == 0).all()
+    teacher.set_mode()
+    assert norm.training == (batchnorm == "batch")
+    assert not teacher.model.training
+
+
+def run_mixing(rank: int, world_size: int, out: dict[str, Tensor]) -> None:
+    for kind, space, keys in (
+        ("classmix", "universal", {"weight": "share"}),
+        ("classmix", "shared", {"target": "soft", "weight": "sample", "mask": "cow"}),
+        ("dacs", "joint", {"align": {"fine": {"road": 0.1, "grass": 0.2, "car": 0.3, "sign": 0.4}}}),
+    ):
+        trainer = trainer_of(kind, space, threshold=0.6, **keys)
+        losses: nn.Module = trainer
+        if world_size > 1:
+            losses = DistributedDataParallel(synchronise_batchnorm(trainer, CPU))
+        update = Update(trainer, torch.optim.SGD(trainer.model.parameters(), lr=0.05))
+        for seed in range(3):
+            batch = mix_batch(kind, seed=seed, rank=rank, world_size=world_size)
+            result = train_step(losses, [batch], update, Ranks(rank=rank, world_size=world_size))
+            trainer.after_step(seed)
+            out[f"{kind} {space} {seed}"] = torch.tensor(list(result.losses.values()), dtype=torch.float64)
+        out |= {f"{kind} {space} {name}": tensor.detach().clone() for name, tensor in trainer.state_dict().items()}
+
+
+@pytest.mark.timeout(120)
+def test_two_ranks_mix_and_learn_what_one_does(tmp_path: Path) -> None:
+    """Six samples, so that each rank has one labelled picture of coarse, and pictures are pasted from one rank to the other."""
+    single: dict[str, Tensor] = {}
+    run_mixing(0, 1, single)
+    for rank in on_ranks(run_mixing, tmp_path):
+        assert rank.keys() == single.keys()
+        for name, tensor in single.items():
+            torch.testing.assert_close(rank[name], tensor, rtol=1e-6, atol=1e-7, msg=lambda text, name=name: f"{name}: {text}")
+
+
+# Whole jobs.
+
+MIX = "data.mix={disks: 2, few: {dataset: disks, samples: 2, role: unlabelled}}"
+
+
+def job(tiny_job: list[str], mix: str, *words: str) -> list[str]:
+    return [*(word for word in tiny_job if not word.startswith("data.mix")), mix, *words]
+
+
+@pytest.mark.timeout(120)
+def test_a_job_trains_resumes_and_shows_its_teacher(tiny_job: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = job(tiny_job, MIX, "trainer=classmix", "trainer.strong=classmix", "run.name=some", "loop.steps=4", "loop.evaluate_every=4")
+    assert main(words) == 0
+    run = RunFolder(tmp_path / "runs" / "some")
+    state = run.checkpoints.load("last")
+    assert any(name.startswith("teacher.model.") for name in state["model"])
+    assert int(state["model"]["steps_taken"]) == 4
+    assert len(read_metrics(run.path, "loss/mixed/disks")) == 4
+    assert len(read_metrics(run.path, "miou/teacher/disks")) == 1
+    content = json.loads(run.evaluation.read_text())
+    assert 0 <= content["companions"]["teacher"]["disks"]["miou"] <= 1
+    assert (run.overlays / "mixed.png").is_file()
+    assert "teacher, mIoU: disks" in capsys.readouterr().out
+    for path in (run.checkpoints.path(4), run.checkpoints.folder / "best.pt"):
+        path.unlink()
+    assert main(words) == 0  # from step 2
+    again = run.checkpoints.load("last")
+    assert all(torch.equal(tensor, again["model"][name]) for name, tensor in state["model"].items())
+    assert json.loads(run.evaluation.read_text()) == content
+    assert main(["evaluate", f"run={run.path}", "overlays=0"]) == 0
+
+
+def test_a_job_adapts_to_a_dataset_without_labels(tiny_job: list[str], tmp_path: Path, shards: Path) -> None:
+    (tmp_path / "universe.yaml").write_text(UNIVERSE)
+    mix = "data.mix={disks: {samples: 2, role: source}, tones: {samples: 2, role: target}}"
+    words = job(tiny_job, mix, "trainer=dacs", "outputs=universal", f"outputs.universe={tmp_path / 'universe.yaml'}", "loop.steps=2")
+    others = ["run.name=other", "trainer.mix=intra", "trainer.target=soft", "loop.precision=bf16", "trainer.align={tones: labels}"]
+    assert main([*words, *others]) == 0
+    state = RunFolder(tmp_path / "runs" / "other").checkpoints.load("last")["model"]
+    pixels = ShardSplit(shards / "tones", "train").labels().total()[[3, 7]]
+    torch.testing.assert_close(state["wanted_1"], torch.from_numpy(pixels / pixels.sum()))
+    assert not torch.equal(state["running_1"], state["wanted_1"])
+
+
+@pytest.mark.parametrize(
+    ("mix", "words", "message"),
+    [
+        ("data.mix={disks: 2}", ["trainer=classmix"], "expected a stream of role unlabelled for trainer=classmix"),
+        (MIX, ["trainer=dacs"], "role: labelled found, expected source or target"),
+        (MIX, [], "role: unlabelled found, expected labelled or source; trainer=flat"),
+        (
+            "data.mix={disks: {samples: 2, role: source}, tones: {samples: 2, role: target}}",
+            ["trainer=dacs"],
+            "outputs=multihead: no stream with labels of tones found",
+        ),
+        (MIX, ["trainer=classmix", "trainer.align={nowhere: {a: 1.0}}"], "trainer.align.nowhere: no such dataset"),
+        (MIX, ["trainer=classmix", "trainer.threshold=2"], "trainer.threshold: 2 found"),
+        (MIX, ["trainer=classmix", "trainer.strong=nothing"], "no preset 'nothing'"),
+    ],
+)
+def test_what_cannot_work_is_told(
+    mix: str, words: list[str], message: str, tiny_job: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", *job(tiny_job, mix, *words, "run.name=x")[1:]]) == 2
+    said = capsys.readouterr()
+    assert message in said.out + said.err
+
+
+def test_shares_have_to_be_above_zero() -> None:
+    with pytest.raises(InputError, match=r"align\.fine"):
+        ClassMixConfig(name="classmix", align={"fine": {"road": 0.0}})
