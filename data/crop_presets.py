@@ -56,6 +56,10 @@ CROPS: dict[str, CropConfig] = {
     "classmix_cityscapes": CropConfig(
         size=(512, 1024), resize=ResizeConfig(size=(512, 1024)), scale=(1.0, 1.0), flip=0.0, interpolation="pil_linear"
     ),
+    # The same in random crops of 512x512 (table 5.1, "Random crop").
+    "classmix_cityscapes_crop": CropConfig(
+        size=(512, 512), resize=ResizeConfig(size=(512, 1024)), scale=(1.0, 1.0), flip=0.0, interpolation="pil_linear"
+    ),
     # ClassMix, data/voc_dataset.py, with OpenCV: 12 scales up to 1.6, where the text says 0.5..1.5; a flip of 0, where the text says 0.5.
     "classmix_voc": CropConfig(size=(321, 321), scale=(0.5, 1.6), scale_step=0.1, flip=0.0, pad=CAFFE_MEAN),
     # Paper 004, adaptation (DACS, trainUDA.py): GTA5 to 1280x720, where the text says 1280x760, bicubic; Cityscapes to half;

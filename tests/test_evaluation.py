@@ -281,7 +281,7 @@ def test_the_split_is_the_runs_own_unless_another_is_given(
     assert f"{tmp_path / 'tones'}" in caplog.messages[0]
     assert f"{tmp_path / 'boxed'}: split 'val' has no labels" in caplog.messages[1]
     printed = capsys.readouterr().out
-    assert "step 1, split val" in printed
+    assert "some: step 1, checkpoint best, split val" in printed
     assert "disks: IoU of each class" in printed
     assert "tones" not in printed
 

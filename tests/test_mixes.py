@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from adapter_trees import write_cityscapes, write_gtsdb, write_vistas, write_voc
+from adapter_trees import write_cityscapes, write_gta5, write_gtsdb, write_sbd_png, write_synthia, write_vistas, write_voc_sbd
 from tiny import write_image
 
 import conf
@@ -20,24 +20,34 @@ HIERARCHICAL = ["trainer=hierarchical", "outputs=hierarchy"]
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Look-alikes of Cityscapes, VOC, Vistas, GTSDB, and CamVid in 11 classes, some pictures each."""
+    """Look-alikes of the papers' datasets, of CamVid in 11 classes and of msrc23, some pictures each."""
     root = tmp_path_factory.mktemp("mixes")
-    for name, write in (("cityscapes", write_cityscapes), ("voc", write_voc), ("vistas", write_vistas), ("gtsdb", write_gtsdb)):
+    for name, write in {
+        "cityscapes": write_cityscapes,
+        "voc": lambda folder: write_voc_sbd(folder, write_sbd_png),
+        "vistas": write_vistas,
+        "gtsdb": write_gtsdb,
+        "gta5": write_gta5,
+        "synthia": write_synthia,
+    }.items():
         write(root / name)
-        assert main(["prepare", f"dataset={name}", f"source={root / name}", f"out={root / 'shards'}", "workers=1"]) == 0
-    write_camvid11(root / "camvid11")
-    assert main(["prepare", "dataset=folder", f"source={root / 'camvid11'}", f"out={root / 'shards'}", "workers=1"]) == 0
+        sbd = [f"dataset.sbd={root / name / 'VOCdevkit' / 'VOC2012'}"] if name == "voc" else []
+        assert main(["prepare", f"dataset={name}", f"source={root / name}", f"out={root / 'shards'}", "workers=1", *sbd]) == 0
+    for name, classes in (("camvid11", list(read_hierarchy("camvid11_gtsdb").labels["camvid11"])), ("msrc23", ["grass", "cow"])):
+        write_set(root / name, classes)
+        assert main(["prepare", "dataset=folder", f"source={root / name}", f"out={root / 'shards'}", "workers=1"]) == 0
     return root / "shards"
 
 
-def write_camvid11(folder: Path) -> None:
-    names = list(read_hierarchy("camvid11_gtsdb").labels["camvid11"])
+def write_set(folder: Path, names: list[str]) -> None:
     classes = [{"id": i, "name": name} for i, name in enumerate(names)]
     folder.mkdir()
-    (folder / "meta.yaml").write_text(yaml.safe_dump({"name": "camvid11", "ignore_ids": [11], "classes": classes}))
-    for split in ("train", "val"):
-        write_image(folder / "images" / split / "a.png", np.zeros((12, 16, 3), np.uint8))
-        write_image(folder / "labels" / split / "a.png", np.arange(192, dtype=np.uint8).reshape(12, 16) % 12)
+    (folder / "meta.yaml").write_text(yaml.safe_dump({"name": folder.name, "ignore_ids": [len(names)], "classes": classes}))
+    for split, number in (("train", 9), ("val", 1)):
+        for key in "abcdefghi"[:number]:
+            write_image(folder / "images" / split / f"{key}.png", np.zeros((12, 16, 3), np.uint8))
+            label = np.arange(192, dtype=np.uint8).reshape(12, 16) % (len(names) + 1)
+            write_image(folder / "labels" / split / f"{key}.png", label)
 
 
 def plan(prepared: Path, *words: str) -> Plan:

@@ -24,6 +24,7 @@ GEOMETRY: dict[str, tuple[object, ...]] = {
     "paper001_gtsdb": ((512, 706), ((512, 850), "exact"), SCALE_1, None, "image", 0.0, False, "linear", "grey"),
     "paper002": ((512, 1024), ((512, 1024), "fit"), (0.5, 2.0), None, "image", 0.0, False, "linear", (124, 116, 104)),
     "classmix_cityscapes": ((512, 1024), ((512, 1024), "exact"), SCALE_1, None, "image", 0.0, False, "pil_linear", "grey"),
+    "classmix_cityscapes_crop": ((512, 512), ((512, 1024), "exact"), SCALE_1, None, "image", 0.0, False, "pil_linear", "grey"),
     "classmix_voc": ((321, 321), None, (0.5, 1.6), 0.1, "image", 0.0, False, "linear", CAFFE),
     "dacs_gta5": ((512, 512), ((720, 1280), "exact"), SCALE_1, None, "image", 0.0, False, "pil_cubic", CAFFE),
     "dacs_cityscapes": ((512, 512), ((512, 1024), "exact"), SCALE_1, None, "image", 0.0, False, "pil_linear", CAFFE),

@@ -108,7 +108,7 @@ def test_that_remote_rare_classes_need_a_large_cache_is_noted(shards: Path, monk
 def test_labels_that_no_stream_supervises_are_told(shards: Path) -> None:
     config = job(shards, "data.mix={disks: 2, hidden: {dataset: tones, samples: 2, role: unlabelled}}")
     plan = make_plan(config)
-    assert any(problem.startswith("data.views.tones: view all has no class that a pixel or box") for problem in plan.problems)
+    assert any(problem.startswith("outputs=multihead: no stream with labels of tones found") for problem in plan.problems)
     assert plan.notes == ()
 
 

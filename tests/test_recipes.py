@@ -1,5 +1,9 @@
 """Recipes: each is a whole job by one word, and says what its paper says."""
 
+import re
+import shlex
+from pathlib import Path
+
 import pytest
 
 import conf
@@ -9,8 +13,10 @@ from models.outputs import ConcatConfig, HierarchyConfig, MultiHeadConfig
 from trainers.config import JobConfig
 from trainers.flat import FlatConfig
 from trainers.hierarchical import HierarchicalConfig
+from trainers.mixing.config import ClassMixConfig, DacsConfig
 from trainers.optim import SgdConfig
 from trainers.schedule import learning_rate
+from trainers.teacher import TeacherConfig
 
 
 def job_of(*words: str) -> JobConfig:
@@ -90,6 +96,25 @@ EXPECTED: dict[str, dict[str, object]] = {
             "three": ["cityscapes", "gtsdb", "vistas"],
         }.items()
     },
+    **{
+        f"paper004_{name}": {
+            "model": ("deeplabv2", None, "caffe"),
+            "views": views,
+            "crops": crops,
+            "batch": batch,
+            "optim": ("sgd", 2.5e-4, 5e-4, 0.9, {"outputs": (10, 1)}),
+            "schedule": ("poly", 1),
+            "loop": (steps, 5000, None, None),
+        }
+        for name, views, crops, batch, steps in (
+            ("ssl_cityscapes", {"cityscapes": "19"}, {"cityscapes": "classmix_cityscapes"}, 4, 40_000),
+            ("ssl_voc", {}, {"voc": "classmix_voc"}, 20, 40_000),
+            *(
+                (f"{of}_cityscapes", {of: "19", "cityscapes": "19"}, {of: f"dacs_{of}", "cityscapes": "dacs_cityscapes"}, 4, 250_000)
+                for of in ("gta5", "synthia")
+            ),
+        )
+    },
 }
 
 
@@ -150,3 +175,45 @@ def test_paper_002(name: str) -> None:
         assert job.outputs.decoder == "repeated"
         assert job.trainer.weighting == "learned"
         assert job.trainer.boxes == {"gtsdb": "cityscapes/traffic sign"}
+
+
+def mixing(*words: str) -> ClassMixConfig | DacsConfig:
+    trainer = job_of(*words).trainer
+    assert isinstance(trainer, ClassMixConfig | DacsConfig)
+    return trainer
+
+
+def test_paper_004() -> None:
+    classmix, dacs = mixing("recipe=paper004_ssl_cityscapes"), mixing("recipe=paper004_gta5_cityscapes")
+    for trainer in (classmix, dacs):
+        assert (trainer.mask, trainer.weight, trainer.threshold, trainer.target, trainer.consistency) == (
+            "classes",
+            "share",
+            0.968,
+            "labels",
+            1,
+        )
+        assert trainer.teacher == TeacherConfig(decay=0.99, batchnorm="batch")
+        assert not trainer.paste_ignored
+    assert (classmix.rounding, classmix.strong, dacs.rounding, dacs.strong) == ("down", "none", "up", "dacs")
+    assert isinstance(dacs, DacsConfig)
+    assert dacs.mix == "inter"
+    few, others = job_of("recipe=paper004_ssl_cityscapes", "data.mix.few.subset=1/30", "data.mix.others.subset=1/30").data.streams.values()
+    assert (few.subset, few.rest, others.subset, others.rest, others.role) == ("1/30", False, "1/30", True, "unlabelled")
+    rare = job_of("recipe=paper004_gta5_cityscapes", "+data.mix.gta5.rare_classes.temperature=0.01").data.streams["gta5"].rare_classes
+    assert rare is not None
+    half = rates(job_of("recipe=paper004_ssl_cityscapes"), 20_000)
+    assert half == [pytest.approx(2.5e-4 * 0.5**0.9)]
+
+
+def test_every_row_of_the_ablations_is_a_job() -> None:
+    """The words of the tables of docs/mixing.md, after the recipe that heads each."""
+    text = (Path(__file__).parents[1] / "docs" / "mixing.md").read_text()
+    found = 0
+    for table in text.split("| table | row | words after `recipe=")[1:]:
+        recipe = table.partition("`")[0]
+        for line in (line for line in table.splitlines() if line.startswith("| ")):
+            for words in re.findall(r"`([^`]+=[^`]+)`", line):
+                job_of(f"recipe={recipe}", *shlex.split(words))
+                found += 1
+    assert found > 15

@@ -540,7 +540,7 @@ def test_a_job_with_boxes_and_learned_weights_trains_resumes_and_evaluates(tiny_
     assert all(torch.equal(value, again[name]) for name, value in state.items())
     (tmp_path / "tree.yaml").unlink()
     assert main(["evaluate", f"run={run.path}"]) == 0
-    assert json.loads(run.evaluation.read_text()) == before
+    assert json.loads(run.evaluation.read_text()) == {**before, "checkpoint": "best"}
     # Another job may start from its weights; what belongs to the trainer is not for it.
     assert main([*tiny_job, f"model.weights={run.path}", "run.name=other", "loop.steps=1"]) == 0
 

@@ -59,7 +59,7 @@ def test_a_job_trains_evaluates_and_predicts(tiny_job: list[str], shards: Path, 
 
     assert main(["evaluate", f"run={run.path}", "checkpoint=last"]) == 0
     again = json.loads(run.evaluation.read_text())
-    assert again == content
+    assert again == {**content, "checkpoint": "last"}
 
     images = tmp_path / "pictures"
     images.mkdir()
@@ -324,7 +324,7 @@ def test_every_output_space_trains_resumes_evaluates_and_predicts(
     for name in ("universe.yaml", "tree.yaml"):
         (tmp_path / name).unlink()
     assert main(["evaluate", f"run={run.path}", "overlays=1"]) == 0
-    assert json.loads(run.evaluation.read_text()) == before
+    assert json.loads(run.evaluation.read_text()) == {**before, "checkpoint": "best"}
     pictures = write_folder("disks", tmp_path / "pictures", train=1, val=1, seed=3) / "images"
     assert main(["predict", f"run={run.path}", f"images={pictures}", f"out={tmp_path / 'out'}"]) == 0
     assert len(list((tmp_path / "out").rglob("labels/**/*.png"))) == 6

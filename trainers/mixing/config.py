@@ -22,8 +22,9 @@ MIXED = "mixed/"
 class MixConfigBase(TrainerConfigBase):
     """The keys of the trainers that mix pictures."""
 
-    mask: Literal["classes", "box", "cow"] = "classes"
-    """What is pasted: half of the classes that are seen (ClassMix), all but a box (CutMix), or fields of noise (CowMix)."""
+    mask: Literal["classes", "box", "cow", "none"] = "classes"
+    """What is pasted: half of the classes that are seen (ClassMix), all but a box (CutMix), or fields of noise (CowMix). none: nothing is
+    mixed and nobody taught, the baseline that learns the labelled pictures alone."""
     rounding: Rounding = "down"
     """Of half of an odd number of classes."""
     paste_ignored: bool = False
@@ -68,7 +69,7 @@ class MixConfigBase(TrainerConfigBase):
 
     def terms(self, outputs: OutputsConfig, views: Mapping[str, View]) -> tuple[str, ...]:
         own = outputs.terms(views)
-        return (*own, *(f"{MIXED}{name}" for name in own))
+        return own if self.mask == "none" else (*own, *(f"{MIXED}{name}" for name in own))
 
     def problems(self, outputs: OutputsConfig, views: Mapping[str, View]) -> Iterator[str]:
         yield from super().problems(outputs, views)

@@ -101,6 +101,8 @@ class MixTrainer(Trainer):
         self._world_size = batch.world_size
         labelled = Group.of(batch, self.labelled_role)
         terms = super().losses(self._part(batch, labelled))
+        if self.config.mask == "none":
+            return terms
         with torch.no_grad():
             mixed = self._mix(batch, labelled, Group.of(batch, self.other_role))
         return terms | self._consistency(mixed)
@@ -249,6 +251,7 @@ class MixTrainer(Trainer):
                 return box_masks(seeds, size, labels.device)
             case "cow":
                 return cow_masks(seeds, size, labels.device)
+        raise AssertionError(self.config.mask)
 
     def _weights(self, mask: Tensor, pasted: Tensor, base: Tensor, num_pictures: int) -> Tensor:
         """(n, H, W): what a pixel of a mixed picture counts for. Given labels count whole; the teacher's as far as it is sure."""
@@ -323,7 +326,7 @@ class MixTrainer(Trainer):
 
     @property
     def companions(self) -> dict[str, SegmentationModel]:
-        return {"teacher": self.teacher.model}
+        return {} if self.config.mask == "none" else {"teacher": self.teacher.model}
 
     # Panels.
 
