@@ -74,3 +74,10 @@ def test_confusion_counts_the_same_in_every_way() -> None:
     printed = run("confusion", "--size", "64", "96", "--rounds", "1", "--classes", "19", "66")
     assert printed.count("ours") == 4
     assert printed.count("| 1.0 (1.0 to 1.0) |") >= 4
+
+
+def test_mixing_gives_the_same_as_the_papers_way() -> None:
+    """The module compares the two before it times them."""
+    rows = cells(run("mixing", "--size", "64", "96", "--rounds", "1"))
+    assert rows["the papers' comparisons"][1].startswith("1.0")
+    assert float(rows["ours"][0]) > 0

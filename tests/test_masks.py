@@ -32,6 +32,8 @@ def test_half_of_the_classes_that_are_seen_are_pasted(seed: int, num_labels: int
     labels = generator.choice(known, (3, 5, 7)).astype(np.uint8)
     priority = priorities([seed, seed + 1, seed + 2])
     found = class_masks(torch.from_numpy(labels), priority, rounding=rounding, paste_ignored=paste_ignored)
+    wide = class_masks(torch.from_numpy(labels).long(), priority, rounding=rounding, paste_ignored=paste_ignored)
+    assert torch.equal(found, wide)  # bytes have a way of their own on a CPU
     for mask, own, first in zip(found.numpy(), labels, priority.numpy(), strict=True):
         np.testing.assert_array_equal(mask, slow_class_mask(own, first, rounding, paste_ignored))
 
@@ -91,3 +93,17 @@ def test_blending_takes_what_the_mask_says() -> None:
     images, others = torch.zeros(1, 3, 2, 2, dtype=torch.uint8), torch.full((1, 3, 2, 2), 9, dtype=torch.uint8)
     assert blend(mask, images, others).tolist() == [[[[0, 9], [9, 0]]] * 3]
     assert blend(mask, images[:, 0], others[:, 0]).tolist() == [[[0, 9], [9, 0]]]
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_blending_keeps_the_memory_format(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.rand(2, 9, 11, generator=generator) < 0.5
+    images, others = (torch.randint(0, 256, (2, 3, 9, 11), generator=generator).to(dtype) for _ in range(2))
+    expected = torch.where(mask[:, None], images, others)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        before = others.contiguous(memory_format=layout)
+        found = blend(mask, images.contiguous(memory_format=layout), before)
+        assert torch.equal(found, expected)
+        assert torch.equal(before, others)
+        assert found.is_contiguous(memory_format=layout)

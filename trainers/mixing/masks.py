@@ -7,6 +7,7 @@ how many classes a picture shows never leaves it.
 from collections.abc import Sequence
 from typing import Literal
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -38,15 +39,34 @@ def class_masks(labels: Tensor, priority: Tensor, *, rounding: Rounding = "down"
     `labels` (B, H, W) are integers in 0..255, `priority` (B, 256) says which come first. Half of an odd number is rounded. IGNORE_INDEX
     is no label, unless `paste_ignored`, which takes it for one as DACS' code does.
     """
-    flat = labels.flatten(1).long()
-    shown = torch.zeros(len(labels), NUM_LABELS, dtype=torch.bool, device=labels.device).scatter_(1, flat, True)
+    shown = _labels_shown(labels)
     if not paste_ignored:
         shown[:, IGNORE_INDEX] = False
     number = shown.sum(dim=1, keepdim=True)
     half = (number + (rounding == "up")) // 2
     place = priority.masked_fill(~shown, torch.inf).argsort(dim=1, stable=True).argsort(dim=1, stable=True)
-    taken = shown & (place < half)
-    return taken.gather(1, flat).view(labels.shape)
+    return _looked_up(shown & (place < half), labels)
+
+
+def _labels_shown(labels: Tensor) -> Tensor:
+    """(B, 256) bool: which labels each picture has."""
+    if _is_for_opencv(labels):
+        counts = [cv2.calcHist([label.numpy()], [0], None, [NUM_LABELS], [0, NUM_LABELS]).ravel() for label in labels]
+        return torch.from_numpy(np.stack(counts) > 0)
+    return torch.zeros(len(labels), NUM_LABELS, dtype=torch.bool, device=labels.device).scatter_(1, labels.flatten(1).long(), True)
+
+
+def _looked_up(table: Tensor, labels: Tensor) -> Tensor:
+    """What `table` (B, 256) bool has for each of the labels (B, H, W)."""
+    if _is_for_opencv(labels):
+        looked = [cv2.LUT(label.numpy(), row.numpy()) for label, row in zip(labels, table.byte(), strict=True)]
+        return torch.from_numpy(np.stack(looked)).bool()
+    return table.gather(1, labels.flatten(1).long()).view(labels.shape)
+
+
+def _is_for_opencv(values: Tensor) -> bool:
+    """On a CPU its loops over bytes are several times as fast as torch's."""
+    return values.device.type == "cpu" and values.dtype == torch.uint8 and len(values) > 0
 
 
 def box_masks(seeds: Sequence[int], size: tuple[int, int], device: torch.device) -> Tensor:
@@ -83,5 +103,13 @@ def _cow_mask(generator: np.random.Generator, size: tuple[int, int], device: tor
 
 
 def blend(mask: Tensor, pasted: Tensor, base: Tensor) -> Tensor:
-    """`pasted` where `mask` (B, H, W) is, else `base`: (B, ..., H, W) of any type."""
-    return torch.where(mask if pasted.ndim == 3 else mask.unsqueeze(1), pasted, base)
+    """`pasted` where `mask` (B, H, W) is, else `base`: (B, ..., H, W) of any type. In the memory format of `base`."""
+    if pasted.ndim == 3:
+        return torch.where(mask, pasted, base)
+    pixels, out = pasted.permute(0, 2, 3, 1), base.permute(0, 2, 3, 1)
+    if not (_is_for_opencv(pasted) and pixels.is_contiguous() and out.is_contiguous()):
+        return torch.where(mask.unsqueeze(1), pasted, base)
+    out = out.clone()
+    for picture, where, target in zip(pixels, mask.byte(), out, strict=True):
+        cv2.copyTo(picture.numpy(), where.numpy(), target.numpy())
+    return out.permute(0, 3, 1, 2)
