@@ -119,18 +119,21 @@ class Change:
     """None: no blur."""
 
 
-def augment(images: Tensor, seeds: Tensor, configs: Sequence[PhotometricConfig], call_seed: int) -> Tensor:
+def augment(images: Tensor, seeds: Tensor | Sequence[int], configs: Sequence[PhotometricConfig], call_seed: int) -> Tensor:
     """Jitter and blur `images` (N, 3, H, W) uint8; the result has their type and memory format, and they stay as they are.
 
-    `seeds` (N,) int64 on the CPU and `configs` are the samples' own. `call_seed` must be the same on all ranks and differ from step
-    to step: what samples share is drawn from it.
+    `seeds` (N,), int64 on the CPU or plain numbers, and `configs` are the samples' own. `call_seed` must be the same on all ranks and
+    differ from step to step: what samples share is drawn from it.
     """
     assert images.dtype == torch.uint8, "colours are those of pictures, not of whatever else has three channels"
-    assert seeds.device.type == "cpu", "reading seeds from a device would wait for it"
+    numbers = seeds
+    if isinstance(seeds, Tensor):
+        assert seeds.device.type == "cpu", "reading seeds from a device would wait for it"
+        numbers = seeds.tolist()
     if all(config.jitter is None and config.blur is None for config in configs):
         return images
     out = images.clone()
-    for image, target, seed, config in zip(images, out, seeds.tolist(), configs, strict=True):
+    for image, target, seed, config in zip(images, out, numbers, configs, strict=True):
         change = draw_change(config, seed, call_seed)
         if change.factors is not None or change.sigma is not None:
             _put(_changed(_planes(image), config, change), target)

@@ -20,14 +20,17 @@ from torch.nn.parallel import DistributedDataParallel
 
 from data.errors import InputError
 from data.labels import IGNORE_INDEX
+from data.order import step_number
+from data.photometric import PHOTOMETRIC, augment
 from data.shards import ShardSplit
 from data.types import Batch
 from models.batchnorm import synchronise_batchnorm
 from models.outputs.base import LossTerm
 from taxomix import main
 from trainers.mixing.config import ClassMixConfig, DacsConfig
-from trainers.mixing.masks import priorities
+from trainers.mixing.masks import blend, priorities
 from trainers.mixing.trainer import MixTrainer
+from trainers.optim import SgdConfig, build_optimizer
 from trainers.ranks import Ranks
 from trainers.run_folder import RunFolder
 from trainers.step import train_step
@@ -150,9 +153,11 @@ def test_the_loss_of_mixed_pictures_is_that_of_the_paper(kind: str, space: str, 
     found = {name.removeprefix("mixed/"): term for name, term in trainer.losses(batch).items() if name.startswith("mixed/")}
     expected = slow_losses(trainer, kind, batch, is_inter=kind == "dacs" and keys.get("mix") != "intra")
     assert expected
+    others = {"fine"} if kind == "classmix" or keys.get("mix") == "intra" else set(VIEWS)
     for name, term in found.items():
-        assert int(term.count) == 3 * batch.images.shape[2] * batch.images.shape[3]
-        assert value(term) == pytest.approx(expected.get(name, 0.0), rel=1e-5, abs=1e-9), name
+        pixels = 0 if name in set(VIEWS) - others else 3 * batch.images.shape[2] * batch.images.shape[3]
+        assert int(term.count) == pixels
+        assert float(term.total.detach()) / max(1, pixels) == pytest.approx(expected.get(name, 0.0), rel=1e-5, abs=1e-9), name
 
 
 def test_labelled_pictures_are_learnt_as_by_the_flat_trainer() -> None:
@@ -220,10 +225,45 @@ def trainer_group(batch: Batch) -> Any:
 def test_the_teacher_has_no_gradient_and_is_not_trained() -> None:
     trainer, batch = trainer_of("classmix"), mix_batch("classmix")
     before = {name: tensor.clone() for name, tensor in trainer.teacher.state_dict().items()}
-    torch.stack([term.weighted for term in trainer.losses(batch).values()]).sum().backward()
+    optimizer = build_optimizer(trainer, SgdConfig(name="sgd", lr=0.1))
+    student = [parameter.detach().clone() for parameter in trainer.model.parameters()]
+    train_step(trainer, [batch], Update(trainer, optimizer), Ranks())
     assert all(parameter.grad is None for parameter in trainer.teacher.parameters())
+    assert not any(torch.equal(*pair) for pair in zip(student, trainer.model.parameters(), strict=True))
     assert all(parameter.grad is not None for parameter in trainer.model.parameters())
     assert all(torch.equal(parameter, before[name]) for name, parameter in trainer.teacher.named_parameters())
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("target", ["labels", "soft"])
+def test_the_terms_are_those_of_the_config(space: str, target: Any) -> None:
+    for kind in ("classmix", "dacs"):
+        trainer = trainer_of(kind, space, target=target, weights={})
+        assert set(trainer.losses(mix_batch(kind))) == set(trainer.config.terms(SPACES[space], VIEWS))
+        plain = trainer_of(kind, space, mask="none")
+        assert set(plain.losses(mix_batch(kind))) == set(SPACES[space].terms(VIEWS))
+        assert plain.companions == {}
+
+
+def test_every_picture_of_the_source_is_pasted_in_turn() -> None:
+    """Two of coarse and one of signs, onto two pictures in each batch."""
+    trainer, pasted = trainer_of("dacs", strong="none"), []
+    for step in range(3):
+        trainer.losses(mix_batch("dacs", num_others=2, seed=step))
+        assert trainer._last is not None
+        pasted.append(trainer._last.pasted_datasets)
+    assert pasted == [("coarse", "coarse"), ("signs", "coarse"), ("coarse", "signs")]
+
+
+def test_strong_changes_are_not_those_that_the_picture_had() -> None:
+    trainer, batch = trainer_of("classmix", strong="torchvision", mask="box"), mix_batch("classmix")
+    trainer.losses(batch)
+    mixed = trainer._last
+    assert mixed is not None
+    before = blend(mixed.mask, mixed.pasted.images, mixed.base.images)
+    again = augment(before, batch.seeds[3:], [PHOTOMETRIC["torchvision"]] * 3, step_number(0, 0, "photometric"))
+    assert not torch.equal(mixed.images, before)
+    assert not torch.equal(mixed.images, again)
 
 
 @pytest.mark.parametrize("batchnorm", ["batch", "averaged"])
@@ -252,6 +292,38 @@ def test_the_teacher_is_the_average_of_the_paper(batchnorm: Any) -> None:
     teacher.set_mode()
     assert norm.training == (batchnorm == "batch")
     assert not teacher.model.training
+
+
+def run_unequal(rank: int, world_size: int, out: dict[str, Tensor]) -> None:
+    """One picture of each role, so that each of two ranks lacks one; then a batch without any of the source, and one without target."""
+    for kind in ("classmix", "dacs"):
+        trainer = trainer_of(kind, "shared" if kind == "classmix" else "universal", strong="none")
+        losses: nn.Module = trainer
+        if world_size > 1:
+            losses = DistributedDataParallel(synchronise_batchnorm(trainer, CPU))
+        update = Update(trainer, torch.optim.SGD(trainer.model.parameters(), lr=0.05))
+        known, hidden = ROLES[kind]
+        for step, slots in enumerate(([("coarse", known), ("fine", hidden)], [("fine", hidden)] * 2, [("coarse", known)] * 2)):
+            if world_size == 1 and step == 2:
+                continue  # nothing to mix is nothing to give to networks whose normalisation needs something
+            whole = batch_of({name: sum(of == name for of, _ in slots) for name in VIEWS}, VIEWS, seed=step)
+            mine = list(range(rank, len(slots), world_size))
+            rows = {name: torch.tensor([i for i, slot in enumerate(mine) if slots[slot][0] == name], dtype=torch.int64) for name in VIEWS}
+            batch = replace(whole, images=whole.images[mine], labels=whole.labels[mine], rows=rows, seeds=whole.seeds[mine])
+            batch = replace(batch, step=step, slots=tuple(slots), rank=rank, world_size=world_size, streams=whole.streams[mine])
+            if world_size > 1:
+                result = train_step(losses, [batch], update, Ranks(rank=rank, world_size=world_size))
+                out[f"{kind} {step}"] = torch.tensor(list(result.losses.values()), dtype=torch.float64)
+
+
+@pytest.mark.timeout(120)
+def test_ranks_without_a_picture_of_some_role_take_part(tmp_path: Path) -> None:
+    first, second = on_ranks(run_unequal, tmp_path)
+    assert first.keys() == second.keys()
+    assert len(first) == 6
+    for name, tensor in first.items():
+        assert tensor.isfinite().all()
+        torch.testing.assert_close(second[name], tensor)
 
 
 def run_mixing(rank: int, world_size: int, out: dict[str, Tensor]) -> None:
@@ -313,7 +385,28 @@ def test_a_job_trains_resumes_and_shows_its_teacher(tiny_job: list[str], tmp_pat
     again = run.checkpoints.load("last")
     assert all(torch.equal(tensor, again["model"][name]) for name, tensor in state["model"].items())
     assert json.loads(run.evaluation.read_text()) == content
-    assert main(["evaluate", f"run={run.path}", "overlays=0"]) == 0
+    assert main(["evaluate", f"run={run.path}", "overlays=0", "teacher=true"]) == 0
+    of_teacher = json.loads(run.evaluation.read_text())
+    assert of_teacher["datasets"]["disks"]["miou"] == pytest.approx(content["companions"]["teacher"]["disks"]["miou"])
+    assert of_teacher["settings"]["teacher"] is True
+
+
+def test_a_plan_knows_the_memory_of_mixing_on_any_number_of_workers(tiny_job: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    for workers in (1, 2):
+        words = job(tiny_job, MIX, "trainer=classmix", "trainer.align={disks: labels}", "run.name=x", "model=edanet")
+        words = [word for word in words if not word.startswith("cluster")]
+        assert main(["plan", *words[1:], "cluster=local", f"cluster.workers={workers}"]) == 0
+        assert "memory of a worker: about 0." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["classmix", "dacs"])
+def test_batches_without_a_picture_of_some_role(kind: str, tiny_job: list[str], tmp_path: Path) -> None:
+    """Shares by size: some of the batches of two have none of the fewer."""
+    (tmp_path / "universe.yaml").write_text(UNIVERSE)
+    known, hidden = ROLES[kind]
+    mix = f"data.mix={{disks: {{role: {known}, subset: 1/5}}, tones: {{role: {hidden}}}}}"
+    words = job(tiny_job, mix, f"trainer={kind}", "outputs=universal", f"outputs.universe={tmp_path / 'universe.yaml'}", "loop.steps=6")
+    assert main([*words, "data.quota={name: proportional, batch: 2}", "run.name=some", "loop.overlays=0"]) == 0
 
 
 def test_a_job_adapts_to_a_dataset_without_labels(tiny_job: list[str], tmp_path: Path, shards: Path) -> None:

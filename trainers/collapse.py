@@ -1,11 +1,13 @@
 """Classes that a model has unlearnt, or never says: what learning from its own answers may end in."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from trainers.metrics import Scores
+
+COLLAPSED = "classes that have collapsed (IoU above 10 % before and 0 now) or are never predicted, though learnt without labels"
 
 WAS_KNOWN = 0.1
 """The IoU above which a class counts as known."""
@@ -32,6 +34,17 @@ class Peaks:
 def never_said(matrix: np.ndarray, names: Sequence[str]) -> list[str]:
     """Classes that have pixels and are predicted nowhere, of a confusion matrix (true, predicted)."""
     return [name for name, true, predicted in zip(names, matrix.sum(axis=1), matrix.sum(axis=0), strict=False) if true and not predicted]
+
+
+def find_collapsed(
+    peaks: Peaks, hidden: Collection[str], matrices: Mapping[str, np.ndarray], results: Mapping[str, Scores]
+) -> dict[str, list[str]]:
+    """Classes of each dataset that were known and are no longer; and those never predicted, of datasets whose labels are `hidden`."""
+    found = {}
+    for name, result in results.items():
+        never = never_said(matrices[name], result.names) if name in hidden else []
+        found[name] = list(dict.fromkeys([*peaks.collapsed(name, result), *never]))
+    return {name: classes for name, classes in found.items() if classes}
 
 
 def describe(collapsed: Mapping[str, Sequence[str]]) -> str:

@@ -9,6 +9,7 @@ from typing import Literal
 from data.cache import CacheConfig
 from data.crop_presets import named_crop
 from data.errors import FieldError, InputError
+from data.mixture import WITH_LABELS
 from data.order import WINDOW
 from data.photometric import PhotometricConfig, named_photometric
 from data.streams import FixedQuota, QuotaConfig, StreamConfig
@@ -111,6 +112,12 @@ class DataConfig:
         """Dataset -> the crop of its first stream: whole pictures of the dataset are brought to the size that it brings them to."""
         datasets = self.stream_datasets
         return {datasets[name]: self.crop_of(stream) for name, stream in reversed(self.streams.items())}
+
+    @property
+    def hidden(self) -> set[str]:
+        """Datasets of streams whose labels the trainer does not see."""
+        datasets = self.stream_datasets
+        return {datasets[name] for name, stream in self.streams.items() if stream.role not in WITH_LABELS}
 
     def location(self, dataset: str) -> str:
         """Folder or URL of a prepared dataset."""

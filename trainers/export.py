@@ -43,6 +43,8 @@ class ExportConfig:
     checkpoint: Literal["best", "last"]
     averaged: bool | None
     """Whether to take the averaged weights; null: where the run keeps some."""
+    teacher: bool
+    """Whether to take the teacher of a run of `classmix` or `dacs` in place of its student."""
     out: Path | None
     datasets: tuple[str, ...] | None
     scores: bool
@@ -76,7 +78,14 @@ class Exported:
 def export_run(config: ExportConfig) -> Exported:
     """Raises InputError where something is missing, or the file would not do what the model does; nothing is written then."""
     check_installed(config.format)
-    model, job, state = open_run(config.run, config.checkpoint, rule=config.rule, among=config.predict, averaged=config.averaged)
+    model, job, state = open_run(
+        config.run,
+        config.checkpoint,
+        rule=config.rule,
+        among=config.predict,
+        averaged=config.averaged,
+        teacher=config.teacher,
+    )
     model = model.cpu()
     path = config.out or config.run / "export" / f"{job.run.name}{SUFFIXES[config.format]}"
     if path.is_dir():
@@ -163,6 +172,7 @@ def _about_run(config: ExportConfig, job: JobConfig, state: Mapping[str, Any]) -
         "run": job.run.name,
         "checkpoint": config.checkpoint,
         "averaged": "ema" in state,
+        "teacher": config.teacher,
         "step": state["step"],
         "weights_sha256": fingerprint(weights_of(state)),
         "network": to_plain(job.model),

@@ -14,6 +14,7 @@ from models.outputs.concat import ConcatConfig
 from models.outputs.hierarchy import HierarchyConfig
 from trainers.config import JobConfig
 from trainers.job import model_from_checkpoint
+from trainers.mixing.config import ClassMixConfig, DacsConfig
 from trainers.run_folder import RunFolder
 
 Rule = Literal["joint", "greedy"]
@@ -31,13 +32,14 @@ def open_run(
     rule: Rule | None = None,
     among: Among | None = None,
     averaged: bool | None = None,
+    teacher: bool = False,
     device: torch.device | None = None,
 ) -> tuple[SegmentationModel, JobConfig, dict[str, Any]]:
     """The model of the `best` or `last` checkpoint of the run in folder `run`, in evaluation mode on `device`, by default the GPU where
     there is one; its config; the checkpoint.
 
     `rule` and `among` replace what the run's config says of how a tree and a concatenation predict. `averaged`: whether to take the
-    averaged weights; None: where the run keeps some.
+    averaged weights; None: where the run keeps some. `teacher`: the model that labelled pictures for it, in its place.
     """
     if not run.is_dir():
         raise InputError(f"run={run}: no such folder, expected that of a trained run; check the path")
@@ -48,7 +50,9 @@ def open_run(
         state.pop("ema", None)
     job = build(JobConfig, state["job"])
     job = replace(job, outputs=_answering(job.outputs, rule, among))
-    return model_from_checkpoint(state, job, device or default_device()), job, state
+    if teacher and not isinstance(job.trainer, ClassMixConfig | DacsConfig):
+        raise InputError(f"teacher=true: a run with trainer={job.trainer.name} found, expected classmix or dacs; remove teacher=")
+    return model_from_checkpoint(state, job, device or default_device(), teacher=teacher), job, state
 
 
 def _answering(outputs: OutputsConfig, rule: Rule | None, among: Among | None) -> OutputsConfig:

@@ -21,6 +21,7 @@ from trainers.checkpoint import weights_of
 from trainers.config import DataConfig, JobConfig
 from trainers.flat import FlatTrainer
 from trainers.hierarchical import HierarchicalTrainer
+from trainers.mixing.config import ClassMixConfig, DacsConfig
 from trainers.mixing.trainer import MixTrainer
 from trainers.optim import optimizer_problems
 from trainers.ranks import Ranks
@@ -127,6 +128,7 @@ def find_problems(job: JobConfig, data: JobData) -> Iterator[str]:
     for name, stream in job.data.streams.items():
         yield from _stream_problems(job, data, name, stream)
     yield from _role_problems(job, data)
+    yield from _align_problems(job, data)
     for dataset, view in data.views.items():
         if len(untaught(data, dataset)) < view.num_classes:
             continue
@@ -158,6 +160,16 @@ def _role_problems(job: JobConfig, data: JobData) -> Iterator[str]:
         if all(stream.role != role for stream in data.mixture.streams):
             streams = ", ".join(f"{stream.name} ({stream.role})" for stream in data.mixture.streams)
             yield f"data.mix: {streams} found, expected a stream of role {role} for trainer={job.trainer.name}; add one, or trainer=flat"
+
+
+def _align_problems(job: JobConfig, data: JobData) -> Iterator[str]:
+    if not isinstance(job.trainer, ClassMixConfig | DacsConfig):
+        return
+    for dataset, shares in job.trainer.align.items():
+        if dataset not in job.data.hidden:
+            yield f"trainer.align.{dataset}: no stream of it without labels found, expected one, which the teacher labels; remove it"
+        elif shares == "labels" and data.label_spaces[dataset].supervision == "none":
+            yield f"trainer.align.{dataset}: labels found, but the dataset has none, expected shares of its classes; give them"
 
 
 def _stream_problems(job: JobConfig, data: JobData, name: str, stream: StreamConfig) -> Iterator[str]:
@@ -245,11 +257,14 @@ def check_same_data(state: dict[str, object], job: JobConfig, data: JobData) -> 
             )
 
 
-def model_from_checkpoint(state: dict[str, object], job: JobConfig, device: torch.device, *, averaged: bool = True) -> SegmentationModel:
-    """The model of a checkpoint, in evaluation mode; with the averaged weights of a run that keeps some (`loop.ema`), if `averaged`."""
+def model_from_checkpoint(
+    state: dict[str, object], job: JobConfig, device: torch.device, *, averaged: bool = True, teacher: bool = False
+) -> SegmentationModel:
+    """The model of a checkpoint, in evaluation mode; with the averaged weights of a run that keeps some (`loop.ema`), if `averaged`. With
+    `teacher` that of the run's teacher."""
     entries = state["label_spaces"]
     assert isinstance(entries, dict)
     views = {name: LabelSpace.from_dict(entry, origin="checkpoint").view(job.data.views.get(name)) for name, entry in entries.items()}
     trainer = build_trainer(job, views, device)
     trainer.load_state_dict(weights_of(state, averaged=averaged))
-    return trainer.model.eval()
+    return (trainer.companions["teacher"] if teacher else trainer.model).eval()

@@ -17,12 +17,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from data.drawing import write_picture
 from data.files import write_text
-from data.mixture import WITH_LABELS
 from data.order import step_number
 from data.photometric import augment
 from data.types import Batch
 from models.batchnorm import synchronise_batchnorm
-from trainers.collapse import Peaks, describe, never_said
+from trainers.collapse import COLLAPSED, Peaks, describe, find_collapsed
 from trainers.config import JobConfig
 from trainers.ema import Average
 from trainers.evaluation import Tally, all_scores, evaluate, level_scores, mean_miou, write_evaluation
@@ -107,7 +106,7 @@ class Training:
         self.update.scaler.load_state_dict(state["scaler"])
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
-        self.peaks = Peaks(state["peaks"])
+        self.peaks = Peaks(state.get("peaks", {}))
         self.step, self.best_score, self.stale = state["step"], state["best_score"], state["stale"]
         self.skipped, self.skipped_in_a_row = state["skipped"], state["skipped_in_a_row"]
         if self.ranks.is_main:
@@ -274,17 +273,13 @@ class Training:
         return None if left_out or math.isnan(score) else score
 
     def _collapsed(self, tallies: Mapping[str, Tally], results: Mapping[str, Scores]) -> dict[str, list[str]]:
-        """Classes of each dataset that were known and are no longer; and those never predicted, where a stream hides its labels."""
-        found = {}
-        hidden = {self.data.datasets[stream.name] for stream in self.data.mixture.streams if stream.role not in WITH_LABELS}
+        matrices = {name: tally.matrix for name, tally in tallies.items()}
+        found = find_collapsed(self.peaks, self.job.data.hidden, matrices, results)
         for name, result in results.items():
-            never = never_said(tallies[name].matrix, result.names) if name in hidden else []
-            found[name] = list(dict.fromkeys([*self.peaks.collapsed(name, result), *never]))
             self.peaks.update(name, result)
-        if self.ranks.is_main and any(found.values()):
-            text = "step %d: classes that have collapsed (IoU above 10 %% before and 0 now) or are never predicted: %s"
-            log.warning(text, self.step, describe(found))
-        return {name: classes for name, classes in found.items() if classes}
+        if self.ranks.is_main and found:
+            log.warning("step %d: %s: %s", self.step, COLLAPSED, describe(found))
+        return found
 
     def _evaluate_companions(self, watch: Watch) -> dict[str, dict[str, dict[str, Any]]]:
         """Scores of what the trainer has beside its model, such as a teacher: name -> dataset -> scores."""

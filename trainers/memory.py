@@ -48,13 +48,14 @@ def plan_memory(job: JobConfig, data: JobData, trainer: Trainer) -> MemoryPlan |
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if data.mixture.batch_size % job.cluster.world_size:
         return None
-    with FakeTensorMode() as mode:
+    seeds = torch.arange(data.mixture.batch_size // job.cluster.world_size)  # have values: the host draws from them
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         trainer._apply(lambda tensor: mode.from_tensor(tensor).to(device))  # type: ignore[no-untyped-call]
         try:
             return MemoryPlan(
                 weights=_bytes(trainer.state_dict()),
                 state=_state_bytes(job, trainer),
-                step=_step_bytes(job, data, trainer, device),
+                step=_step_bytes(job, data, trainer, device, seeds),
                 evaluation=_evaluation_bytes(job, data, trainer, device),
             )
         except RuntimeError:  # what asks for a value raises one
@@ -74,8 +75,8 @@ def _state_bytes(job: JobConfig, trainer: Trainer) -> int:
     return moments * _trained_bytes(trainer) + (0 if job.loop.ema is None else _bytes(trainer.state_dict()))
 
 
-def _step_bytes(job: JobConfig, data: JobData, trainer: Trainer, device: torch.device) -> int:
-    batch = _largest_share(job, data).to(device)
+def _step_bytes(job: JobConfig, data: JobData, trainer: Trainer, device: torch.device, seeds: Tensor) -> int:
+    batch = _largest_share(job, data, seeds).to(device)
 
     def gradients() -> None:
         for _ in range(min(job.loop.accumulate, 2)):  # from the second on gradients are there from the start
@@ -87,13 +88,11 @@ def _step_bytes(job: JobConfig, data: JobData, trainer: Trainer, device: torch.d
     return inputs + max(peak_of(gradients), _trained_bytes(trainer))
 
 
-def _largest_share(job: JobConfig, data: JobData) -> Batch:
-    """Without values: the samples of that worker, in the first global batch, whose logits are the largest."""
+def _largest_share(job: JobConfig, data: JobData, seeds: Tensor) -> Batch:
+    """Without values, but for the seeds: the samples of that worker, in the first global batch, whose logits are the largest."""
     draws = [data.mixture.draws(0, rank=rank, world_size=job.cluster.world_size) for rank in range(job.cluster.world_size)]
     streams = [[data.mixture.streams[draw.stream] for draw in share] for share in draws]
-    rank = max(range(len(streams)), key=lambda rank: sum(data.views[data.datasets[stream.name]].num_classes for stream in streams[rank]))
-    share = streams[rank]
-    quotas = zip(data.mixture.streams, data.mixture.quotas(0), strict=True)
+    share = max(streams, key=lambda share: sum(data.views[data.datasets[stream.name]].num_classes for stream in share))
     height, width = next(job.data.crop_of(stream).scaled_by(job.model.input_scale).size for stream in job.data.streams.values())
     names, roles = [data.datasets[stream.name] for stream in share], [stream.role for stream in share]
     return Batch(
@@ -102,12 +101,10 @@ def _largest_share(job: JobConfig, data: JobData) -> Batch:
         rows={name: torch.empty(names.count(name), dtype=torch.int64) for name in data.views},
         roles={role: torch.empty(roles.count(role), dtype=torch.int64) for role in dict.fromkeys(roles)},
         streams=torch.empty(len(share), dtype=torch.int64),
-        seeds=torch.empty(len(share), dtype=torch.int64),
+        seeds=seeds,
         sample_ids=("",) * len(share),
         step=0,
-        slots=tuple((data.datasets[stream.name], stream.role) for stream, quota in quotas for _ in range(quota)),
-        rank=rank,
-        world_size=job.cluster.world_size,
+        slots=tuple((data.datasets[stream.name], stream.role) for stream in share),  # as if there were no other: nobody is to be asked
     )
 
 

@@ -70,7 +70,7 @@ def make_plan(job: JobConfig) -> Plan:
         world_size=world_size,
         batch_size=data.mixture.batch_size,
         batches=job.loop.batches,
-        num_parameters=sum(parameter.numel() for parameter in trainer.parameters()),
+        num_parameters=sum(parameter.numel() for parameter in trainer.model.parameters()),
         memory=plan_memory(job, data, trainer),
         streams=tuple(_stream_plan(job, data, number, world_size) for number in range(len(data.train))),
         problems=problems,

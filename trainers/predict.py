@@ -32,6 +32,8 @@ class PredictConfig(PassesConfig):
     checkpoint: Literal["best", "last"] = "best"
     averaged: bool | None = None
     """Whether to take the averaged weights; null: where the run keeps some."""
+    teacher: bool = False
+    """Whether to take the teacher of a run of `classmix` or `dacs` in place of its student."""
     datasets: tuple[str, ...] | None = None
     rule: Rule | None = None
     predict: Among | None = None
@@ -39,7 +41,14 @@ class PredictConfig(PassesConfig):
 
 def predict_run(config: PredictConfig) -> int:
     """`predict_folder` with the model of a run, for all of its datasets or those that are named."""
-    model, job, state = open_run(config.run, config.checkpoint, rule=config.rule, among=config.predict, averaged=config.averaged)
+    model, job, state = open_run(
+        config.run,
+        config.checkpoint,
+        rule=config.rule,
+        among=config.predict,
+        averaged=config.averaged,
+        teacher=config.teacher,
+    )
     known = list(model.outputs.views)
     for name in config.datasets or ():
         if name not in known:

@@ -18,7 +18,7 @@ from data.progress import track
 from data.shards import ShardSplit
 from models.model import SegmentationModel
 from models.outputs.base import never_predicted
-from trainers.collapse import Peaks
+from trainers.collapse import COLLAPSED, Peaks, describe, find_collapsed
 from trainers.evaluation.passes import PassesConfig
 from trainers.evaluation.protocols import ProtocolConfig, protocol_of, protocol_result
 from trainers.evaluation.readings import (
@@ -32,10 +32,11 @@ from trainers.evaluation.readings import (
     tree_readings,
 )
 from trainers.evaluation.results import content_of, cross_content, settings_of, write_images, write_json
-from trainers.evaluation.sizes import SizeConfig, size_of
+from trainers.evaluation.sizes import PLAIN, SizeConfig, size_of
 from trainers.evaluation.tally import MAIN, Tally, Task, all_scores, count
 from trainers.evaluation.through import Through, read_through, sets_of
 from trainers.finished import Among, Rule, open_run
+from trainers.metrics import Scores
 from trainers.overlay import write_confusions, write_task_panels, write_worst
 from trainers.ranks import Ranks, ranks_from_environment
 from trainers.run_folder import RunFolder
@@ -51,6 +52,8 @@ class EvaluateConfig(PassesConfig):
     checkpoint: Literal["best", "last"] = "best"
     averaged: bool | None = None
     """Whether to take the averaged weights; null: where the run keeps some."""
+    teacher: bool = False
+    """Whether to take the teacher of a run of `classmix` or `dacs` in place of its student."""
     split: str | None = None
     """null: the run's own data.val_split."""
     root: str | None = None
@@ -107,7 +110,13 @@ class Evaluation:
         self.out = RunFolder(config.out or config.run)
         """Where results go: a folder with the names of a run's."""
         self.model, self.job, self.state = open_run(
-            config.run, config.checkpoint, rule=config.rule, among=config.predict, averaged=config.averaged, device=ranks.device
+            config.run,
+            config.checkpoint,
+            rule=config.rule,
+            among=config.predict,
+            averaged=config.averaged,
+            teacher=config.teacher,
+            device=ranks.device,
         )
         self.split = config.split or self.job.data.val_split
         self.size = size_of(config.size)
@@ -228,15 +237,23 @@ class Evaluation:
         weights = {"checkpoint": config.checkpoint, "averaged": "ema" in self.state}
         if path.is_file():  # pictures of another evaluation, whose scores are overwritten
             self._remove_pictures()
-        peaks = Peaks(self.state["peaks"])
-        collapsed = {name: classes for name, result in results.items() if (classes := peaks.collapsed(name, result))}
-        extra = {"collapsed": collapsed, "settings": self._settings()}
+        extra = {"collapsed": self._collapsed(tallies, results), "settings": self._settings()}
         write_json(path, content_of(tallies, results, protocols=protocols, **about, **weights, **extra))
         write_images(self.out.path / "evaluation_images.jsonl", self.tasks, tallies)
         if config.cross:
             write_json(self.out.path / "confusions.json", cross_content(self.tasks, tallies, **about))
         self._draw(tallies)
         return path
+
+    def _collapsed(self, tallies: Mapping[str, Tally], results: Mapping[str, Scores]) -> dict[str, list[str]]:
+        """As the run says in training, where this evaluation is like those; no other compares with them."""
+        if self.split != self.job.data.val_split or self.size != PLAIN or self.config.num_looks > 1 or self.config.window is not None:
+            return {}
+        own = {name: result for name, result in results.items() if self._is_own(name)}
+        found = find_collapsed(Peaks(self.state.get("peaks", {})), self.job.data.hidden, {name: tallies[name].matrix for name in own}, own)
+        if found:
+            log.warning("%s: %s", COLLAPSED, describe(found))
+        return found
 
     def _check_out(self) -> None:
         """Raise InputError, on all ranks alike, where nothing can be written into the folder of the results."""
@@ -267,7 +284,7 @@ class Evaluation:
     def _settings(self) -> dict[str, Any]:
         """How pictures were shown, and what else is not as in training."""
         config = self.config
-        keys = ("rule", "predict", "root", "through", "foreign", "views", "protocols")
+        keys = ("rule", "predict", "teacher", "root", "through", "foreign", "views", "protocols")
         given = {key: getattr(config, key) for key in keys if getattr(config, key) not in (None, False, {})}
         others = {name: task.readings[MAIN].head for name, task in self.tasks.items() if not self._is_own(name)}
         if others:

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from data.config import to_plain
 from data.files import write_text
+from trainers.collapse import COLLAPSED
 from trainers.evaluation.passes import ONE_PASS, PassesConfig
 from trainers.evaluation.sizes import PLAIN, SizeConfig
 from trainers.evaluation.tally import PER_IMAGE, Tally, Task, class_mean_miou, level_scores, mean_miou, mean_of, some
@@ -172,7 +173,7 @@ def print_evaluation(content: Mapping[str, Any], console: Console) -> None:
         shown = ", ".join(f"{name} {_percent(result['miou'])}" for name, result in scored.items())
         console.print(f"{companion}, mIoU: {shown}", markup=False)
     for name, classes in content.get("collapsed", {}).items():
-        console.print(f"{name}: collapsed (IoU above 10 % before and 0 now) or never predicted: {', '.join(classes)}", markup=False)
+        console.print(f"{name}: {COLLAPSED}: {', '.join(classes)}", markup=False)
     for name, result in content["datasets"].items():
         _print_protocol(name, result, console)
         _print_levels(name, result, console)

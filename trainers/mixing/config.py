@@ -69,7 +69,9 @@ class MixConfigBase(TrainerConfigBase):
 
     def terms(self, outputs: OutputsConfig, views: Mapping[str, View]) -> tuple[str, ...]:
         own = outputs.terms(views)
-        return own if self.mask == "none" else (*own, *(f"{MIXED}{name}" for name in own))
+        # Probabilities are those of a dataset's classes, whatever classifiers they come from.
+        mixed = own if self.target == "labels" else tuple(views)
+        return (*own, *(f"{MIXED}{name}" for name in mixed))
 
     def problems(self, outputs: OutputsConfig, views: Mapping[str, View]) -> Iterator[str]:
         yield from super().problems(outputs, views)

@@ -39,7 +39,7 @@ class Group:
     def gather(self, values: Tensor) -> Tensor:
         """Values (len(own), ...) of each rank's samples to those of the whole group (len(self), ...), the same on every rank. Nothing in it
         has a gradient."""
-        if self.world_size == 1:
+        if self.world_size == 1 or not self.slots:
             return values
         owners = [slot % self.world_size for slot in self.slots]
         most = max(owners.count(rank) for rank in range(self.world_size))

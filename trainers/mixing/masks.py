@@ -66,7 +66,7 @@ def _looked_up(table: Tensor, labels: Tensor) -> Tensor:
 
 def _is_for_opencv(values: Tensor) -> bool:
     """On a CPU its loops over bytes are several times as fast as torch's."""
-    return values.device.type == "cpu" and values.dtype == torch.uint8 and len(values) > 0
+    return values.device.type == "cpu" and values.dtype == torch.uint8 and type(values) is Tensor and len(values) > 0
 
 
 def box_masks(seeds: Sequence[int], size: tuple[int, int], device: torch.device) -> Tensor:
@@ -80,7 +80,7 @@ def box_masks(seeds: Sequence[int], size: tuple[int, int], device: torch.device)
         rows = 0.5 / columns
         first = (round(top * (1 - rows) * height), round(left * (1 - columns) * width))
         bounds.append((first[0], first[0] + round(rows * height), first[1], first[1] + round(columns * width)))
-    top_, bottom, left_, right = torch.tensor(bounds, device=device).view(-1, 4, 1, 1).unbind(dim=1)
+    top_, bottom, left_, right = sent(torch.tensor(bounds), device).view(-1, 4, 1, 1).unbind(dim=1)
     y, x = torch.arange(height, device=device)[:, None], torch.arange(width, device=device)
     return ~((y >= top_) & (y < bottom) & (x >= left_) & (x < right))
 
@@ -95,11 +95,17 @@ def _cow_mask(generator: np.random.Generator, size: tuple[int, int], device: tor
     radius = round(3 * sigma)
     # Noise beyond the border too, so that nothing is padded.
     noise = generator.standard_normal((size[0] + 2 * radius, size[1] + 2 * radius), np.float32)
-    smooth = torch.from_numpy(noise).to(device)
+    smooth = sent(torch.from_numpy(noise), device)
     weights = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, device=device) / sigma) ** 2).view(1, 1, -1)
-    for _ in range(2):  # along one side, then along the other
-        smooth = F.conv1d(smooth.unsqueeze(1), weights).squeeze(1).T
+    with torch.autocast(device.type, enabled=False):
+        for _ in range(2):  # along one side, then along the other
+            smooth = F.conv1d(smooth.unsqueeze(1), weights).squeeze(1).T
     return smooth > smooth.mean()
+
+
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """To the device, without waiting for it."""
+    return values if device.type == "cpu" else values.pin_memory().to(device, non_blocking=True)
 
 
 def blend(mask: Tensor, pasted: Tensor, base: Tensor) -> Tensor:

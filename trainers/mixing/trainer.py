@@ -22,7 +22,7 @@ from models.outputs.base import LossTerm
 from trainers.base import Trainer
 from trainers.mixing.config import MIXED, ClassMixConfig, DacsConfig, MixConfigBase
 from trainers.mixing.exchange import Group, sum_over_ranks
-from trainers.mixing.masks import blend, box_masks, class_masks, cow_masks, priorities
+from trainers.mixing.masks import blend, box_masks, class_masks, cow_masks, priorities, sent
 from trainers.mixing.panels import Shown, mixed_panel
 from trainers.teacher import Teacher
 
@@ -66,8 +66,8 @@ class Mixed:
     """(n, 3, H, W) uint8, with the strong changes of colour."""
     weights: Tensor
     """(n, H, W) float32."""
-    num_pixels: int
-    """Of all pictures here, which the loss is a mean over, with those of the other ranks."""
+    of_datasets: frozenset[str]
+    """Whose pictures those of all ranks are made of."""
 
 
 class MixTrainer(Trainer):
@@ -94,8 +94,8 @@ class MixTrainer(Trainer):
         self._numbers = {name: number for number, name in enumerate(model.outputs.views)}
         self._indices: dict[tuple[tuple[int, ...], torch.device], Tensor] = {}
         self._world_size = 1
-        self._shown: Shown | None = None
-        """The first mixed picture of the last step."""
+        self._last: Mixed | None = None
+        """Of the last step, for panels: it is held until the next."""
 
     def losses(self, batch: Batch) -> dict[str, LossTerm]:
         self._world_size = batch.world_size
@@ -105,6 +105,7 @@ class MixTrainer(Trainer):
             return terms
         with torch.no_grad():
             mixed = self._mix(batch, labelled, Group.of(batch, self.other_role))
+        self._last = mixed
         return terms | self._consistency(mixed)
 
     forward = losses
@@ -197,23 +198,25 @@ class MixTrainer(Trainer):
     def _mix(self, batch: Batch, labelled: Group, others: Group) -> Mixed:
         taught = self._taught(batch, others)
         own = others.own
-        if self.is_inter:
-            given = self._given(batch, labelled)
-            pasted_numbers = tuple(number % max(1, len(labelled)) for number in own)
-            pasted, base = self._everywhere(given, pasted_numbers), taught
-            pasted_datasets = tuple(labelled.datasets[number] for number in pasted_numbers)
+        if self.is_inter and len(labelled):
+            # The source goes on where the step before left it, so that each of its pictures is pasted, however few the others are.
+            first = batch.step * len(others)
+            numbers = tuple((first + number) % len(labelled) for number in own)
+            pasted, base = self._everywhere(self._given(batch, labelled), numbers), taught
+            pasted_datasets = tuple(labelled.datasets[number] for number in numbers)
             base_datasets = tuple(others.datasets[number] for number in own)
         else:
-            base_numbers = tuple((number + 1) % len(others) for number in own)
-            pasted, base = taught, self._everywhere(taught, base_numbers)
+            numbers = tuple((number + 1) % len(others) for number in own)
+            pasted, base = taught, self._everywhere(taught, numbers)
             pasted_datasets = tuple(others.datasets[number] for number in own)
-            base_datasets = tuple(others.datasets[number] for number in base_numbers)
-        seeds = [int(seed) for seed in batch.seeds[list(others.local)]]
+            base_datasets = tuple(others.datasets[number] for number in numbers)
+        all_seeds = batch.seeds.tolist()
+        seeds = [all_seeds[place] for place in others.local]
         mask = self._mask(pasted.labels, seeds)
         images = blend(mask, pasted.images, base.images).contiguous(memory_format=_format_of(batch.images))
-        call_seed = step_number(self.seed, batch.step, "strong")
-        images = augment(images, batch.seeds[list(others.local)], [self.config.photometric] * len(images), call_seed)
-        mixed = Mixed(
+        strong = [step_number(self.seed, seed, "strong") for seed in seeds]  # not what the picture itself was changed by
+        images = augment(images, strong, [self.config.photometric] * len(seeds), step_number(self.seed, batch.step, "strong"))
+        return Mixed(
             mask=mask,
             pasted=pasted,
             base=base,
@@ -221,10 +224,8 @@ class MixTrainer(Trainer):
             base_datasets=base_datasets,
             images=images,
             weights=self._weights(mask, pasted.confidence, base.confidence, len(others)),
-            num_pixels=mask.numel(),
+            of_datasets=frozenset((*others.datasets, *(labelled.datasets if self.is_inter else ()))),
         )
-        self._show(mixed)
-        return mixed
 
     def _everywhere(self, answers: Answers, numbers: tuple[int, ...]) -> Answers:
         """The answers about the pictures `numbers` of the whole group, wherever they are."""
@@ -245,7 +246,7 @@ class MixTrainer(Trainer):
             return torch.zeros(labels.shape, dtype=torch.bool, device=labels.device)
         match self.config.mask:
             case "classes":
-                priority = priorities(seeds).to(labels.device, non_blocking=True)
+                priority = sent(priorities(seeds), labels.device)
                 return class_masks(labels, priority, rounding=self.config.rounding, paste_ignored=self.config.paste_ignored)
             case "box":
                 return box_masks(seeds, size, labels.device)
@@ -286,9 +287,11 @@ class MixTrainer(Trainer):
             terms = self.model.outputs.losses(logits, labels, weights=weights)
         else:
             terms = {name: self._soft_term(mixed, name, logits[name], index, labels[name], weights[name]) for name, index in rows.items()}
-        count = torch.tensor(mixed.num_pixels, device=device)
+        # A mean over all pixels, of all pictures; none where no picture is of what the term is about.
+        pixels = {name: mixed.mask.numel() if name not in rows or name in mixed.of_datasets else 0 for name in terms}
+        counts = {name: torch.full((), number, dtype=torch.int64, device=device) for name, number in pixels.items()}
         factor = self.config.consistency
-        own = {f"{MIXED}{name}": replace(term, count=count, weight=term.weight * factor) for name, term in terms.items()}
+        own = {f"{MIXED}{name}": replace(term, count=counts[name], weight=term.weight * factor) for name, term in terms.items()}
         return {name: replace(term, weight=term.weight * self.weights.get(name, 1.0)) for name, term in own.items()}
 
     def _labels_of(self, mixed: Mixed, name: str) -> Tensor:
@@ -330,22 +333,23 @@ class MixTrainer(Trainer):
 
     # Panels.
 
-    def _show(self, mixed: Mixed) -> None:
-        if len(mixed.images):
-            self._shown = Shown(
-                pasted=mixed.pasted.images[0],
-                base=mixed.base.images[0],
-                mixed=mixed.images[0],
-                mask=mixed.mask[0],
-                pasted_labels=mixed.pasted.labels[0],
-                base_labels=mixed.base.labels[0],
-                confidence=blend(mixed.mask, mixed.pasted.confidence, mixed.base.confidence)[0],
-                weights=mixed.weights[0],
-                datasets=(mixed.pasted_datasets[0], mixed.base_datasets[0]),
-            )
-
     def panels(self) -> dict[str, Image.Image]:
-        return {} if self._shown is None else {"mixed": mixed_panel(self._shown, self.model.outputs.views)}
+        """The first mixed picture of the last step."""
+        mixed = self._last
+        if mixed is None or not len(mixed.images):
+            return {}
+        shown = Shown(
+            pasted=mixed.pasted.images[0],
+            base=mixed.base.images[0],
+            mixed=mixed.images[0],
+            mask=mixed.mask[0],
+            pasted_labels=mixed.pasted.labels[0],
+            base_labels=mixed.base.labels[0],
+            confidence=torch.where(mixed.mask[0], mixed.pasted.confidence[0], mixed.base.confidence[0]),
+            weights=mixed.weights[0],
+            datasets=(mixed.pasted_datasets[0], mixed.base_datasets[0]),
+        )
+        return {"mixed": mixed_panel(shown, self.model.outputs.views)}
 
 
 RUNNING = 0.99
