@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.drawn import hardware
+from benchmarks.turns import seconds_in_turn, times_as_fast
 from data.labels import IGNORE_INDEX
 from trainers.metrics import confusion_matrix, joint_counts
 
@@ -68,16 +69,10 @@ def measure(num_classes: int, size: Sequence[int], rounds: int, clock: Callable[
     for name, count in contestants.items():
         if not torch.equal(count()[:num_classes, :num_classes], expected):
             raise AssertionError(f"{name} counts otherwise")
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for number in range(rounds):
-        for name in list(contestants)[:: 1 if number % 2 else -1]:
-            begin = clock()
-            contestants[name]()
-            seconds[name].append(clock() - begin)
+    seconds = seconds_in_turn(contestants, rounds, clock)
     lines = ["| counting | ms | times as fast | than with int64 arrays |", "| --- | --- | --- | --- |"]
     for name, mine in seconds.items():
-        ratios = [[other / own for other, own in zip(seconds[base], mine, strict=True)] for base in list(contestants)[:2]]
-        figures = [f"{median(of):.1f} ({min(of):.1f} to {max(of):.1f})" for of in ratios]
+        figures = [times_as_fast(seconds[base], mine) for base in list(contestants)[:2]]
         lines.append(f"| {name} | {1e3 * median(mine):.2f} | {figures[0]} | {figures[1]} |")
     return f"{num_classes} classes\n\n" + "\n".join(lines) + "\n"
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.drawn import hardware
+from benchmarks.turns import seconds_in_turn, times_as_fast
 from trainers.mixing.masks import blend, class_masks, priorities
 
 PAPERS = "the papers' comparisons"
@@ -80,16 +81,10 @@ def measure(batch: int, size: Sequence[int], num_classes: int, rounds: int, cloc
     for found, expected in zip(contestants["**ours**"](), contestants[PAPERS](), strict=True):
         if not torch.equal(found.double(), expected.double()):
             raise AssertionError("ours mixes otherwise")
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for number in range(rounds):
-        for name in list(contestants)[:: 1 if number % 2 else -1]:
-            begin = clock()
-            contestants[name]()
-            seconds[name].append(clock() - begin)
+    seconds = seconds_in_turn(contestants, rounds, clock)
     lines = ["| mixing | ms | times as fast |", "| --- | --- | --- |"]
     for name, mine in seconds.items():
-        ratios = [other / own for other, own in zip(seconds[PAPERS], mine, strict=True)]
-        lines.append(f"| {name} | {1e3 * median(mine):.2f} | {median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f}) |")
+        lines.append(f"| {name} | {1e3 * median(mine):.2f} | {times_as_fast(seconds[PAPERS], mine)} |")
     return "\n".join(lines)
 
 

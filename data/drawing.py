@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from data.files import atomic_write
-from data.labels import View
+from data.labels import IGNORE_INDEX, View
 
 
 def blend(image: np.ndarray, classes: np.ndarray, view: View, *, alpha: float = 0.6) -> np.ndarray:
@@ -38,6 +38,28 @@ def legend_strip(
         draw.rectangle((x, y, x + 14, y + 14), fill=color, outline="black")
         draw.text((x + 20, y), name, fill="black", font=font)
     return legend
+
+
+def side_by_side(
+    pictures: Sequence[tuple[str, np.ndarray]], entries: Sequence[tuple[str, tuple[int, int, int]]], *, gap: int = 4
+) -> Image.Image:
+    """Pictures (H, W, 3) uint8 of one size, each under its title, and below them a legend of `entries`."""
+    font = ImageFont.load_default(size=13)
+    height, width = pictures[0][1].shape[:2]
+    width = max(width, *(int(font.getlength(title)) + 5 for title, _ in pictures)) + gap
+    legend = legend_strip(entries, len(pictures) * width, font)
+    sheet = Image.new("RGB", (len(pictures) * width, 20 + height + gap + legend.height), "white")
+    draw = ImageDraw.Draw(sheet)
+    for number, (title, picture) in enumerate(pictures):
+        draw.text((number * width + 2, 2), title, fill="black", font=font)
+        sheet.paste(Image.fromarray(picture), (number * width, 20))
+    sheet.paste(legend, (0, 20 + height + gap))
+    return sheet
+
+
+def legend_of(view: View, classes: np.ndarray) -> list[tuple[str, tuple[int, int, int]]]:
+    """Names and colours of the classes of `view` that occur in (..., H, W) uint8 class indices."""
+    return [(view.names[c], view.colors[c]) for c in np.unique(classes).tolist() if c != IGNORE_INDEX]
 
 
 def write_picture(path: Path, picture: Image.Image) -> None:

@@ -78,6 +78,10 @@ class View:
     table: np.ndarray
     supervision: Supervision = "pixels"
 
+    def count(self, by_id: np.ndarray) -> np.ndarray:
+        """Pixels by native id (256,) to pixels by class (num_classes,) int64."""
+        return np.bincount(self.table, weights=by_id, minlength=256)[: self.num_classes].astype(np.int64)
+
     @property
     def num_classes(self) -> int:
         return len(self.names)

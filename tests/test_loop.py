@@ -24,7 +24,7 @@ from models.outputs.base import LossTerm
 from taxomix import main
 from trainers.config import JobConfig, LoopConfig
 from trainers.ema import EmaConfig
-from trainers.finished import open_run
+from trainers.finished import RunChoice
 from trainers.flat import FlatTrainer
 from trainers.job import model_from_checkpoint
 from trainers.loop import Training, train
@@ -101,7 +101,7 @@ def test_averaged_weights_are_what_is_evaluated_and_used(tiny_job: list[str], tm
     run = folder_of(tmp_path, "mean")
     state = run.checkpoints.load("last")
     assert not torch.equal(state["ema"]["model.network.encoder.conv1.weight"], state["model"]["model.network.encoder.conv1.weight"])
-    model, job, _ = open_run(run.path, "last")
+    model, job, _ = RunChoice(run=run.path, checkpoint="last").open()
     plain = model_from_checkpoint(state, job, torch.device("cpu"), averaged=False)
     for found, kind in ((model, "ema"), (plain, "model")):
         assert all(torch.equal(value, state[kind][f"model.{name}"]) for name, value in found.state_dict().items())

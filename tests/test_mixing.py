@@ -209,7 +209,8 @@ def test_alignment_multiplies_by_the_shares_that_are_wanted_over_those_that_were
     aligned = p * (torch.tensor(list(shares.values())) / torch.tensor([0.4, 0.3, 0.2, 0.1])).view(1, -1, 1, 1)
     aligned = aligned / aligned.sum(dim=1, keepdim=True)
     with torch.no_grad():
-        answers = trainer._taught(batch, trainer_group(batch))
+        group = trainer_group(batch)
+        answers = trainer._taught(trainer._part(batch, group), group)
     assert torch.equal(answers.labels.long(), aligned.argmax(dim=1))
     torch.testing.assert_close(answers.confidence.double(), aligned.amax(dim=1), rtol=1e-5, atol=1e-6)
     counts = torch.bincount(raw.flatten(), minlength=4).double()
@@ -433,6 +434,7 @@ def test_a_job_adapts_to_a_dataset_without_labels(tiny_job: list[str], tmp_path:
             "outputs=multihead: no stream with labels of tones found",
         ),
         (MIX, ["trainer=classmix", "trainer.align={nowhere: {a: 1.0}}"], "trainer.align.nowhere: no such dataset"),
+        (MIX, ["trainer=classmix", "trainer.align={disks: {a: 1.0}}"], "trainer.align.disks: a found, expected"),
         (MIX, ["trainer=classmix", "trainer.threshold=2"], "trainer.threshold: 2 found"),
         (MIX, ["trainer=classmix", "trainer.strong=nothing"], "no preset 'nothing'"),
     ],

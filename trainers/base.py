@@ -1,13 +1,12 @@
 """What all trainers have in common: tables of the labels, weights of the terms of the loss, boxes that count in part."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from math import inf
 from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from PIL import Image
 from torch import Tensor, nn
 
@@ -19,6 +18,7 @@ from models.model import SegmentationModel
 from models.networks.base import Features
 from models.outputs import OutputsConfig
 from models.outputs.base import LossTerm
+from trainers.ranks import sum_over_ranks
 
 KEPT = 0.99
 """Share of the counts of box pixels that a step leaves of those before: what is logged is about the last hundred steps."""
@@ -46,8 +46,9 @@ class TrainerConfigBase:
         """The names of the terms of the loss."""
         return outputs.terms(views)
 
-    def problems(self, outputs: OutputsConfig, views: Mapping[str, View]) -> Iterator[str]:
-        """All that keeps a trainer of this config from training these outputs on these datasets, each a line with its remedy."""
+    def problems(self, outputs: OutputsConfig, views: Mapping[str, View], hidden: Collection[str] = ()) -> Iterator[str]:
+        """All that keeps a trainer of this config from training these outputs on these datasets, each a line with its remedy. Of the
+        datasets `hidden` there are streams whose labels the trainer does not see."""
         try:
             terms = self.terms(outputs, views)
         except InputError as error:
@@ -128,9 +129,7 @@ class Trainer(nn.Module):
             for term, taught in self.model.outputs.taught(labels[dataset], dataset).items():
                 if term in masks:
                     now[number, terms.index(term)] = torch.stack([(taught & masks[term]).sum(), taught.sum()]).to(now.dtype)
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(now)
-        counts.mul_(KEPT).add_(now)
+        counts.mul_(KEPT).add_(sum_over_ranks(now))
 
     @torch.no_grad()
     def scalars(self) -> dict[str, Tensor]:

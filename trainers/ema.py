@@ -45,11 +45,7 @@ class Average:
     @torch.no_grad()
     def update(self, decay: float) -> None:
         """Move towards the module: average = decay * average + (1 - decay) * module."""
-        floats = [name for name, value in self._mean.items() if value.is_floating_point()]
-        others = [name for name, value in self._mean.items() if not value.is_floating_point()]
-        torch._foreach_lerp_([self._mean[name] for name in floats], [self._live[name] for name in floats], 1 - decay)
-        if others:
-            torch._foreach_copy_([self._mean[name] for name in others], [self._live[name] for name in others])
+        move_towards(self._mean, self._live, decay)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -72,3 +68,13 @@ class Average:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         for name, value in self._mean.items():
             value.copy_(state[name])
+
+
+@torch.no_grad()
+def move_towards(average: Mapping[str, Tensor], live: Mapping[str, Tensor], decay: float) -> None:
+    """average = decay * average + (1 - decay) * live in place, by name; whole numbers are copied."""
+    floats = [name for name, value in average.items() if value.is_floating_point()]
+    others = [name for name, value in average.items() if not value.is_floating_point()]
+    torch._foreach_lerp_([average[name] for name in floats], [live[name] for name in floats], 1 - decay)
+    if others:
+        torch._foreach_copy_([average[name] for name in others], [live[name] for name in others])

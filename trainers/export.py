@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from trainers.agreement import TOLERANCE, Agreement, check_same, compare, equal_
 from trainers.checkpoint import weights_of
 from trainers.config import JobConfig
 from trainers.evaluation import read_samples
-from trainers.finished import Among, Rule, open_run
+from trainers.finished import RunChoice
 
 FORMAT_VERSION = 1
 NUM_PICTURES = 4
@@ -35,24 +35,16 @@ NUM_PICTURES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportConfig:
+class ExportConfig(RunChoice):
     """The keys of `taxomix export`."""
 
-    run: Path
     format: FormatName
-    checkpoint: Literal["best", "last"]
-    averaged: bool | None
-    """Whether to take the averaged weights; null: where the run keeps some."""
-    teacher: bool
-    """Whether to take the teacher of a run of `classmix` or `dacs` in place of its student."""
     out: Path | None
     datasets: tuple[str, ...] | None
     scores: bool
     size: tuple[int, int] | None
     images: Path | None
     opset: int | None
-    rule: Rule | None
-    predict: Among | None
 
     def __post_init__(self) -> None:
         if self.size is not None and min(self.size) < 32:
@@ -78,15 +70,7 @@ class Exported:
 def export_run(config: ExportConfig) -> Exported:
     """Raises InputError where something is missing, or the file would not do what the model does; nothing is written then."""
     check_installed(config.format)
-    model, job, state = open_run(
-        config.run,
-        config.checkpoint,
-        rule=config.rule,
-        among=config.predict,
-        averaged=config.averaged,
-        teacher=config.teacher,
-    )
-    model = model.cpu()
+    model, job, state = config.open(torch.device("cpu"))
     path = config.out or config.run / "export" / f"{job.run.name}{SUFFIXES[config.format]}"
     if path.is_dir():
         raise InputError(f"out={path}: a folder found, expected the name of a file to write; give one")

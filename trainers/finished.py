@@ -1,6 +1,6 @@
 """A finished run: its model, as the answers of `evaluate`, `predict` and `export` need it."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,6 @@ from models.outputs.concat import ConcatConfig
 from models.outputs.hierarchy import HierarchyConfig
 from trainers.config import JobConfig
 from trainers.job import model_from_checkpoint
-from trainers.mixing.config import ClassMixConfig, DacsConfig
 from trainers.run_folder import RunFolder
 
 Rule = Literal["joint", "greedy"]
@@ -25,34 +24,33 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def open_run(
-    run: Path,
-    checkpoint: str,
-    *,
-    rule: Rule | None = None,
-    among: Among | None = None,
-    averaged: bool | None = None,
-    teacher: bool = False,
-    device: torch.device | None = None,
-) -> tuple[SegmentationModel, JobConfig, dict[str, Any]]:
-    """The model of the `best` or `last` checkpoint of the run in folder `run`, in evaluation mode on `device`, by default the GPU where
-    there is one; its config; the checkpoint.
+@dataclass(frozen=True, kw_only=True)
+class RunChoice:
+    """Which model of which run, and how it predicts: the keys that `evaluate`, `predict` and `export` have in common."""
 
-    `rule` and `among` replace what the run's config says of how a tree and a concatenation predict. `averaged`: whether to take the
-    averaged weights; None: where the run keeps some. `teacher`: the model that labelled pictures for it, in its place.
-    """
-    if not run.is_dir():
-        raise InputError(f"run={run}: no such folder, expected that of a trained run; check the path")
-    state = RunFolder(run).checkpoints.load(checkpoint)
-    if averaged and "ema" not in state:
-        raise InputError("averaged=true: no averaged weights in this checkpoint, expected a run that keeps some; remove averaged=")
-    if averaged is False:
-        state.pop("ema", None)
-    job = build(JobConfig, state["job"])
-    job = replace(job, outputs=_answering(job.outputs, rule, among))
-    if teacher and not isinstance(job.trainer, ClassMixConfig | DacsConfig):
-        raise InputError(f"teacher=true: a run with trainer={job.trainer.name} found, expected classmix or dacs; remove teacher=")
-    return model_from_checkpoint(state, job, device or default_device(), teacher=teacher), job, state
+    run: Path
+    checkpoint: Literal["best", "last"] = "best"
+    averaged: bool | None = None
+    """Whether to take the averaged weights; null: where the run keeps some."""
+    teacher: bool = False
+    """Whether to take the teacher of a run of `classmix` or `dacs` in place of its student."""
+    rule: Rule | None = None
+    """How a tree predicts; null: as the run's config says."""
+    predict: Among | None = None
+    """Among which labels a concatenation predicts; null: as the run's config says."""
+
+    def open(self, device: torch.device | None = None) -> tuple[SegmentationModel, JobConfig, dict[str, Any]]:
+        """The model, in evaluation mode on `device`, by default the GPU where there is one; its run's config; the checkpoint."""
+        if not self.run.is_dir():
+            raise InputError(f"run={self.run}: no such folder, expected that of a trained run; check the path")
+        state = RunFolder(self.run).checkpoints.load(self.checkpoint)
+        if self.averaged and "ema" not in state:
+            raise InputError("averaged=true: no averaged weights in this checkpoint, expected a run that keeps some; remove averaged=")
+        if self.averaged is False:
+            state.pop("ema", None)
+        job = build(JobConfig, state["job"])
+        job = replace(job, outputs=_answering(job.outputs, self.rule, self.predict))
+        return model_from_checkpoint(state, job, device or default_device(), teacher=self.teacher), job, state
 
 
 def _answering(outputs: OutputsConfig, rule: Rule | None, among: Among | None) -> OutputsConfig:

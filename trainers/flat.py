@@ -3,7 +3,7 @@
 Boxes count whole, or, by `boxes`, where another dataset's classes say that there is what the boxes are around (paper 002, figure 3).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -31,8 +31,8 @@ class FlatConfig(TrainerConfigBase):
         split = [text.partition("/") for text in ([given] if isinstance(given, str) else given)]
         return [(other, label) for other, _, label in split]
 
-    def problems(self, outputs: OutputsConfig, views: Mapping[str, View]) -> Iterator[str]:
-        yield from super().problems(outputs, views)
+    def problems(self, outputs: OutputsConfig, views: Mapping[str, View], hidden: Collection[str] = ()) -> Iterator[str]:
+        yield from super().problems(outputs, views, hidden)
         yield from self.box_problems(views)
 
     def box_problems(self, views: Mapping[str, View]) -> Iterator[str]:

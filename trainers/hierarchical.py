@@ -4,7 +4,7 @@ Boxes become pixels while training (its figure 3): in each classifier that boxes
 level up now is that it shows what the classifier divides. That is so for every dataset with boxes, in every tree.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,13 +25,13 @@ class HierarchicalConfig(TrainerConfigBase):
     """What decides that a pixel of a box counts in a classifier. parent: the classifier one level up, whatever those above it say
     (paper 001); path: all from the root down; none: boxes count whole. In the root they always do."""
 
-    def problems(self, outputs: OutputsConfig, views: Mapping[str, View]) -> Iterator[str]:
+    def problems(self, outputs: OutputsConfig, views: Mapping[str, View], hidden: Collection[str] = ()) -> Iterator[str]:
         if not outputs.has_levels:
             yield (
                 f"trainer=hierarchical: outputs={outputs.name} found, whose classifiers are not below one another, expected "
                 "outputs=hierarchy; choose it, or trainer=flat"
             )
-        yield from super().problems(outputs, views)
+        yield from super().problems(outputs, views, hidden)
 
 
 class HierarchicalTrainer(Trainer):

@@ -21,7 +21,6 @@ from trainers.checkpoint import weights_of
 from trainers.config import DataConfig, JobConfig
 from trainers.flat import FlatTrainer
 from trainers.hierarchical import HierarchicalTrainer
-from trainers.mixing.config import ClassMixConfig, DacsConfig
 from trainers.mixing.trainer import MixTrainer
 from trainers.optim import optimizer_problems
 from trainers.ranks import Ranks
@@ -128,7 +127,6 @@ def find_problems(job: JobConfig, data: JobData) -> Iterator[str]:
     for name, stream in job.data.streams.items():
         yield from _stream_problems(job, data, name, stream)
     yield from _role_problems(job, data)
-    yield from _align_problems(job, data)
     for dataset, view in data.views.items():
         if len(untaught(data, dataset)) < view.num_classes:
             continue
@@ -139,7 +137,7 @@ def find_problems(job: JobConfig, data: JobData) -> Iterator[str]:
                 f"outputs={job.outputs.name}: no stream with labels of {dataset} found, and no other dataset's labels teach its classes; "
                 "give outputs=universal or hierarchy, where datasets share them, or a stream of it with labels"
             )
-    yield from job.trainer.problems(job.outputs, data.views)
+    yield from job.trainer.problems(job.outputs, data.views, job.data.hidden)
     for name, split in data.train.items():
         number, text = _lost(split)
         if number > job.data.max_skipped:
@@ -160,16 +158,6 @@ def _role_problems(job: JobConfig, data: JobData) -> Iterator[str]:
         if all(stream.role != role for stream in data.mixture.streams):
             streams = ", ".join(f"{stream.name} ({stream.role})" for stream in data.mixture.streams)
             yield f"data.mix: {streams} found, expected a stream of role {role} for trainer={job.trainer.name}; add one, or trainer=flat"
-
-
-def _align_problems(job: JobConfig, data: JobData) -> Iterator[str]:
-    if not isinstance(job.trainer, ClassMixConfig | DacsConfig):
-        return
-    for dataset, shares in job.trainer.align.items():
-        if dataset not in job.data.hidden:
-            yield f"trainer.align.{dataset}: no stream of it without labels found, expected one, which the teacher labels; remove it"
-        elif shares == "labels" and data.label_spaces[dataset].supervision == "none":
-            yield f"trainer.align.{dataset}: labels found, but the dataset has none, expected shares of its classes; give them"
 
 
 def _stream_problems(job: JobConfig, data: JobData, name: str, stream: StreamConfig) -> Iterator[str]:
@@ -204,9 +192,8 @@ def untaught(data: JobData, dataset: str) -> list[str]:
 def class_pixels(data: JobData, dataset: str) -> np.ndarray:
     """(num_classes,) int64: pixels of each class of a dataset's view in the splits that its streams are of, by their index."""
     splits = {id(split): split for stream, split in data.train.items() if data.datasets[stream] == dataset}
-    by_id = sum(split.labels().total() for split in splits.values())
-    view = data.views[dataset]
-    return np.bincount(view.table, weights=by_id, minlength=256)[: view.num_classes].astype(np.int64)
+    by_id = np.sum([split.labels().total() for split in splits.values()], axis=0)
+    return data.views[dataset].count(by_id)
 
 
 def build_loader(job: JobConfig, data: JobData, ranks: Ranks) -> BatchLoader:
@@ -267,4 +254,6 @@ def model_from_checkpoint(
     views = {name: LabelSpace.from_dict(entry, origin="checkpoint").view(job.data.views.get(name)) for name, entry in entries.items()}
     trainer = build_trainer(job, views, device)
     trainer.load_state_dict(weights_of(state, averaged=averaged))
+    if teacher and "teacher" not in trainer.companions:
+        raise InputError(f"teacher=true: a run of trainer={job.trainer.name} without one found, expected classmix or dacs; remove teacher=")
     return (trainer.companions["teacher"] if teacher else trainer.model).eval()

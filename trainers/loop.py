@@ -232,8 +232,7 @@ class Training:
             mixture.streams, mixture.consumed(self.step * self.job.loop.accumulate), label_pixels, strict=True
         ):
             view = self.data.views[self.data.datasets[stream.name]]
-            by_class = torch.bincount(torch.from_numpy(view.table).long(), weights=counts.double(), minlength=256).long().tolist()
-            pixels = dict(zip(view.names, by_class, strict=False))
+            pixels = dict(zip(view.names, view.count(counts.numpy()).tolist(), strict=True))
             shares[stream.name] = {"samples": samples, "epochs": samples / stream.order.num_samples, "pixels": pixels}
         watch.log_pixels(self.step, {name: share["pixels"] for name, share in shares.items()})
         write_text(self.folder.shares, json.dumps({"step": self.step, "streams": shares}, indent=1) + "\n")

@@ -5,9 +5,9 @@ from contextlib import closing
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
-from data.drawing import blend, legend_strip, write_picture
+from data.drawing import blend, legend_of, side_by_side, write_picture
 from data.labels import IGNORE_INDEX, View
 from data.shards import ShardSplit
 from data.transforms import CropConfig
@@ -20,7 +20,6 @@ from trainers.evaluation.samples import read_samples
 from trainers.evaluation.sizes import PLAIN, SizeConfig
 from trainers.evaluation.tally import MAIN, PER_IMAGE, Tally, Task, answers, own_task
 
-GAP = 4
 LARGEST = 1024
 """Pixels of the longer side above which a picture is shown smaller: a panel of a large one would take a hundred megabytes."""
 
@@ -31,18 +30,8 @@ def panel(image: np.ndarray, maps: Sequence[np.ndarray], titles: Sequence[str], 
     if factor > 1:
         image = np.asarray(Image.fromarray(image).reduce(factor))
         maps = [classes[::factor, ::factor] for classes in maps]
-    pictures = [image, *(blend(image, classes, view) for classes in maps)]
-    font = ImageFont.load_default(size=13)
-    height, width = image.shape[0], max(image.shape[1], *(int(font.getlength(title)) + 5 for title in titles))
-    occurring = sorted({int(c) for classes in maps for c in np.unique(classes)} - {IGNORE_INDEX})
-    legend = legend_strip([(view.names[c], view.colors[c]) for c in occurring], len(pictures) * (width + GAP), font)
-    sheet = Image.new("RGB", (len(pictures) * (width + GAP), 20 + height + GAP + legend.height), "white")
-    draw = ImageDraw.Draw(sheet)
-    for number, (picture, title) in enumerate(zip(pictures, ("image", *titles), strict=True)):
-        draw.text((number * (width + GAP) + 2, 2), title, fill="black", font=font)
-        sheet.paste(Image.fromarray(picture), (number * (width + GAP), 20))
-    sheet.paste(legend, (0, 20 + height + GAP))
-    return sheet
+    blended = [(title, blend(image, classes, view)) for title, classes in zip(titles, maps, strict=True)]
+    return side_by_side([("image", image), *blended], legend_of(view, np.stack(maps)))
 
 
 def write_panels(

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -19,36 +18,21 @@ from data.transforms import CropConfig
 from models.deploy import native_ids
 from models.model import SegmentationModel
 from trainers.evaluation.passes import ONE_PASS, PassesConfig, predict_image
-from trainers.finished import Among, Rule, open_run
+from trainers.finished import RunChoice
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig(PassesConfig):
+class PredictConfig(PassesConfig, RunChoice):
     """The keys of `taxomix predict`."""
 
-    run: Path
     images: Path
     out: Path
-    checkpoint: Literal["best", "last"] = "best"
-    averaged: bool | None = None
-    """Whether to take the averaged weights; null: where the run keeps some."""
-    teacher: bool = False
-    """Whether to take the teacher of a run of `classmix` or `dacs` in place of its student."""
     datasets: tuple[str, ...] | None = None
-    rule: Rule | None = None
-    predict: Among | None = None
 
 
 def predict_run(config: PredictConfig) -> int:
     """`predict_folder` with the model of a run, for all of its datasets or those that are named."""
-    model, job, state = open_run(
-        config.run,
-        config.checkpoint,
-        rule=config.rule,
-        among=config.predict,
-        averaged=config.averaged,
-        teacher=config.teacher,
-    )
+    model, job, state = config.open()
     known = list(model.outputs.views)
     for name in config.datasets or ():
         if name not in known:

@@ -64,6 +64,14 @@ class Ranks:
         return value
 
 
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """The sum of `values` over the ranks of the process group, in place; where there is none, themselves. For trainers, which know no
+    `Ranks`."""
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(values)
+    return values
+
+
 def ranks_from_environment() -> Ranks:
     """The ranks that torchrun started, or a single process; the process group is set up where there are several."""
     world_size = int(os.environ.get("WORLD_SIZE", "1"))

@@ -4,11 +4,11 @@ import copy
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import nn
 
 from data.errors import FieldError
 from models.model import SegmentationModel
+from trainers.ema import move_towards
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,23 +36,19 @@ class Teacher(nn.Module):
         self.config = config
         self.model = copy.deepcopy(student).requires_grad_(False)
 
-    @torch.no_grad()
     def start(self, student: SegmentationModel) -> None:
         """Begin with the student as it is. With `batch` the teacher's own statistics begin as new ones do."""
         self._move(student, 0.0)
 
-    @torch.no_grad()
     def follow(self, student: SegmentationModel, step: int) -> None:
         """After the update of step `step`."""
         self._move(student, self.config.at(step))
 
     def _move(self, student: SegmentationModel, decay: float) -> None:
-        with_statistics = self.config.batchnorm == "averaged"
-        own, other = (dict(module.state_dict() if with_statistics else module.named_parameters()) for module in (self.model, student))
-        floats = [name for name, value in own.items() if value.is_floating_point()]
-        torch._foreach_lerp_([own[name].data for name in floats], [other[name].data for name in floats], 1 - decay)
-        for name in own.keys() - set(floats):
-            own[name].copy_(other[name])
+        if self.config.batchnorm == "averaged":
+            move_towards(self.model.state_dict(), student.state_dict(), decay)
+        else:
+            move_towards(dict(self.model.named_parameters()), dict(student.named_parameters()), decay)
 
     def set_mode(self) -> None:
         """Evaluation, but for batch normalisation where it goes by the batch: dropout is for students."""

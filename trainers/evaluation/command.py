@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch.distributed as dist
@@ -35,7 +35,7 @@ from trainers.evaluation.results import content_of, cross_content, settings_of, 
 from trainers.evaluation.sizes import PLAIN, SizeConfig, size_of
 from trainers.evaluation.tally import MAIN, Tally, Task, all_scores, count
 from trainers.evaluation.through import Through, read_through, sets_of
-from trainers.finished import Among, Rule, open_run
+from trainers.finished import RunChoice
 from trainers.metrics import Scores
 from trainers.overlay import write_confusions, write_task_panels, write_worst
 from trainers.ranks import Ranks, ranks_from_environment
@@ -45,15 +45,9 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(PassesConfig):
+class EvaluateConfig(PassesConfig, RunChoice):
     """The keys of `taxomix evaluate`."""
 
-    run: Path
-    checkpoint: Literal["best", "last"] = "best"
-    averaged: bool | None = None
-    """Whether to take the averaged weights; null: where the run keeps some."""
-    teacher: bool = False
-    """Whether to take the teacher of a run of `classmix` or `dacs` in place of its student."""
     split: str | None = None
     """null: the run's own data.val_split."""
     root: str | None = None
@@ -69,8 +63,6 @@ class EvaluateConfig(PassesConfig):
     cross: bool = False
     """Whether to count, too, what is predicted on each dataset as if its pictures were of each of the run's datasets."""
     size: str | SizeConfig = "label"
-    rule: Rule | None = None
-    predict: Among | None = None
     protocols: dict[str, str | ProtocolConfig] = field(default_factory=dict)
     """Dataset -> over which classes its means are taken, and by which rule."""
     out: Path | None = None
@@ -109,15 +101,7 @@ class Evaluation:
         self.config, self.ranks = config, ranks
         self.out = RunFolder(config.out or config.run)
         """Where results go: a folder with the names of a run's."""
-        self.model, self.job, self.state = open_run(
-            config.run,
-            config.checkpoint,
-            rule=config.rule,
-            among=config.predict,
-            averaged=config.averaged,
-            teacher=config.teacher,
-            device=ranks.device,
-        )
+        self.model, self.job, self.state = config.open(ranks.device)
         self.split = config.split or self.job.data.val_split
         self.size = size_of(config.size)
         self.protocols = {name: protocol_of(protocol) for name, protocol in config.protocols.items()}
@@ -297,7 +281,7 @@ class Evaluation:
         given, protocol, task = self.config.protocols[name], self.protocols[name], self.tasks[name]
         view, pixels = task.readings[MAIN].view, dict[str, np.ndarray]()
         if protocol.min_pixels is not None:
-            pixels["evaluated"] = _pixels(task.split, view)
+            pixels["evaluated"] = view.count(task.split.labels().total())
             pixels |= self._train_pixels(name, protocol, view)
         found = protocol_result(protocol, given if isinstance(given, str) else "custom", tally, view, pixels)
         if not found["classes"]:
@@ -313,16 +297,12 @@ class Evaluation:
             text = "protocols.%s: no split train of %s found, so that min_pixels looks at split %s alone"
             log.warning(text, name, dataset, self.split)
             return {}
+        by_id = split.labels().total()  # at the size of the labels as they are stored
         if dataset == name:
-            return {"train": _pixels(split, view)}
+            return {"train": view.count(by_id)}
         other = split.label_space.view()
-        by_name = dict(zip(other.names, _pixels(split, other).tolist(), strict=True))
+        by_name = dict(zip(other.names, other.count(by_id).tolist(), strict=True))
         return {f"{dataset} train": np.array([by_name.get(label, 0) for label in view.names])}
-
-
-def _pixels(split: ShardSplit, view: View) -> np.ndarray:
-    """Pixels of each class of the view in a whole split, by its index: at the size of the labels as they are stored."""
-    return np.bincount(view.table, weights=split.labels().total(), minlength=256)[: view.num_classes].astype(np.int64)
 
 
 def _flat(levels: Mapping[str, Mapping[str, Reading]]) -> dict[str, Reading]:

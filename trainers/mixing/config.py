@@ -1,6 +1,6 @@
 """What can be chosen about learning from mixed pictures."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import inf
 from typing import ClassVar, Literal
@@ -73,13 +73,17 @@ class MixConfigBase(TrainerConfigBase):
         mixed = own if self.target == "labels" else tuple(views)
         return (*own, *(f"{MIXED}{name}" for name in mixed))
 
-    def problems(self, outputs: OutputsConfig, views: Mapping[str, View]) -> Iterator[str]:
-        yield from super().problems(outputs, views)
+    def problems(self, outputs: OutputsConfig, views: Mapping[str, View], hidden: Collection[str] = ()) -> Iterator[str]:
+        yield from super().problems(outputs, views, hidden)
         for dataset, shares in self.align.items():
             if dataset not in views:
                 yield f"trainer.align.{dataset}: no such dataset in data.mix, expected one of {', '.join(views)}; mend the name"
             elif isinstance(shares, dict) and set(shares) != set(views[dataset].names):
                 yield f"trainer.align.{dataset}: {', '.join(shares)} found, expected {', '.join(views[dataset].names)}; give all of them"
+            elif dataset not in hidden:
+                yield f"trainer.align.{dataset}: no stream of it without labels found, expected one, which the teacher labels; remove it"
+            elif shares == "labels" and views[dataset].supervision == "none":
+                yield f"trainer.align.{dataset}: labels found, but the dataset has none, expected shares of its classes; give them"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from data.types import Batch
 
 @dataclass(frozen=True)
 class Group:
-    """The samples of some roles in the global batch, in its order: `slots` are their places there, `datasets` and `roles` theirs."""
+    """The samples of some roles in the global batch, in its order: `slots` are their places there, `datasets` what they are of."""
 
     slots: tuple[int, ...]
     datasets: tuple[str, ...]
@@ -49,10 +49,3 @@ class Group:
         dist.all_gather(parts, padded.contiguous())
         places = [owners[:number].count(owner) for number, owner in enumerate(owners)]
         return torch.stack([parts[owner][place] for owner, place in zip(owners, places, strict=True)])
-
-
-def sum_over_ranks(values: Tensor, world_size: int) -> Tensor:
-    """The sum of `values` over all ranks, in place."""
-    if world_size > 1:
-        dist.all_reduce(values)
-    return values

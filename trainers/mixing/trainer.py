@@ -6,7 +6,7 @@ pasted onto it (inter), or pasted from (intra).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -21,53 +21,12 @@ from models.model import SegmentationModel
 from models.outputs.base import LossTerm
 from trainers.base import Trainer
 from trainers.mixing.config import MIXED, ClassMixConfig, DacsConfig, MixConfigBase
-from trainers.mixing.exchange import Group, sum_over_ranks
+from trainers.mixing.exchange import Group
 from trainers.mixing.masks import blend, box_masks, class_masks, cow_masks, priorities, sent
-from trainers.mixing.panels import Shown, mixed_panel
+from trainers.mixing.mixed import Answers, Mixed
+from trainers.mixing.panels import mixed_panel
+from trainers.ranks import sum_over_ranks
 from trainers.teacher import Teacher
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answers:
-    """What is known of the pictures of a group, in its order: as labels in the view of each one's dataset, and how sure they are."""
-
-    group: Group
-    images: Tensor
-    """(B, 3, H, W) uint8."""
-    labels: Tensor
-    """(B, H, W) uint8, IGNORE_INDEX where there is none."""
-    confidence: Tensor
-    """(B, H, W) float32; 1 for labels that are given."""
-    probabilities: Mapping[str, Tensor]
-    """Dataset -> (B, K, H, W) of its classes, where targets are probabilities; zeros for pictures of other datasets."""
-
-    def of(self, numbers: Tensor) -> "Answers":
-        """Those of the pictures `numbers` (n,)."""
-        return replace(
-            self,
-            images=self.images[numbers],
-            labels=self.labels[numbers],
-            confidence=self.confidence[numbers],
-            probabilities={name: values[numbers] for name, values in self.probabilities.items()},
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mixed:
-    """The mixed pictures of this rank."""
-
-    mask: Tensor
-    """(n, H, W) bool: what is pasted."""
-    pasted: Answers
-    base: Answers
-    pasted_datasets: tuple[str, ...]
-    base_datasets: tuple[str, ...]
-    images: Tensor
-    """(n, 3, H, W) uint8, with the strong changes of colour."""
-    weights: Tensor
-    """(n, H, W) float32."""
-    of_datasets: frozenset[str]
-    """Whose pictures those of all ranks are made of."""
 
 
 class MixTrainer(Trainer):
@@ -82,45 +41,41 @@ class MixTrainer(Trainer):
         self.labelled_role, self.other_role = config.roles
         self.teacher = Teacher(model, config.teacher)
         self.register_buffer("steps_taken", torch.zeros((), dtype=torch.int64))
-        for number, (name, view) in enumerate(model.outputs.views.items()):
-            wanted, running = torch.full((2, view.num_classes), 1 / view.num_classes, dtype=torch.float64)
-            shares = config.align.get(name)
-            if isinstance(shares, dict):
-                wanted = torch.tensor([shares[label] for label in view.names], dtype=torch.float64)
-                wanted, running = wanted / wanted.sum(), (wanted / wanted.sum()).clone()
-            if name in config.align:
-                self.register_buffer(f"wanted_{number}", wanted)
-                self.register_buffer(f"running_{number}", running)
         self._numbers = {name: number for number, name in enumerate(model.outputs.views)}
+        for name, view in model.outputs.views.items():
+            if name in config.align:
+                shares = config.align[name]  # "labels": all the same until `prepare` knows them
+                wanted = [shares.get(label, 0.0) if isinstance(shares, dict) else 1.0 for label in view.names]
+                for kind in ("wanted", "running"):
+                    self.register_buffer(f"{kind}_{self._numbers[name]}", _shares(torch.tensor(wanted, dtype=torch.float64)))
         self._indices: dict[tuple[tuple[int, ...], torch.device], Tensor] = {}
-        self._world_size = 1
         self._last: Mixed | None = None
         """Of the last step, for panels: it is held until the next."""
 
     def losses(self, batch: Batch) -> dict[str, LossTerm]:
-        self._world_size = batch.world_size
-        labelled = Group.of(batch, self.labelled_role)
-        terms = super().losses(self._part(batch, labelled))
+        labelled, others = Group.of(batch, self.labelled_role), Group.of(batch, self.other_role)
+        known = self._part(batch, labelled)
+        terms = super().losses(known)
         if self.config.mask == "none":
             return terms
         with torch.no_grad():
-            mixed = self._mix(batch, labelled, Group.of(batch, self.other_role))
-        self._last = mixed
+            taught = self._taught(self._part(batch, others), others)
+            given = self._given(known, labelled) if self.is_inter and len(labelled) else None
+            self._last = mixed = self._mix(batch, taught, given)
         return terms | self._consistency(mixed)
 
     forward = losses
 
     def _part(self, batch: Batch, group: Group) -> Batch:
         """The samples of a group that are on this rank, as a batch of their own."""
-        index = self._index(group.local, batch.images.device)
-        return replace(batch, images=batch.images[index], labels=batch.labels[index], rows=self._rows(group, batch.images.device), roles={})
+        device = batch.images.device
+        index, rows = self._index(group.local, device), self._rows([group.datasets[number] for number in group.own], device)
+        return replace(batch, images=batch.images[index], labels=batch.labels[index], rows=rows, roles={})
 
-    def _rows(self, group: Group, device: torch.device) -> dict[str, Tensor]:
-        datasets = [group.datasets[number] for number in group.own]
-        return {name: self._places(datasets, name, device) for name in self.model.outputs.views}
-
-    def _places(self, datasets: Sequence[str], name: str, device: torch.device) -> Tensor:
-        return self._index(tuple(place for place, dataset in enumerate(datasets) if dataset == name), device)
+    def _rows(self, datasets: Sequence[str], device: torch.device) -> dict[str, Tensor]:
+        """Which of pictures of these datasets are of each dataset of the job."""
+        places = {name: tuple(i for i, of in enumerate(datasets) if of == name) for name in self.model.outputs.views}
+        return {name: self._index(numbers, device) for name, numbers in places.items()}
 
     def _index(self, numbers: tuple[int, ...], device: torch.device) -> Tensor:
         """`numbers` on the device; kept, since most batches are alike and a copy would be waited for."""
@@ -132,9 +87,8 @@ class MixTrainer(Trainer):
 
     # The teacher's answers.
 
-    def _given(self, batch: Batch, group: Group) -> Answers:
+    def _given(self, part: Batch, group: Group) -> Answers:
         """Pictures with their labels."""
-        part = self._part(batch, group)
         labels = torch.full_like(part.labels, IGNORE_INDEX)
         for name, index in part.rows.items():
             labels[index] = self.table(name)[part.labels[index].long()].byte()
@@ -153,9 +107,8 @@ class MixTrainer(Trainer):
             found[name][index] = (labels[index].unsqueeze(1) == classes).float()
         return found
 
-    def _taught(self, batch: Batch, group: Group) -> Answers:
+    def _taught(self, part: Batch, group: Group) -> Answers:
         """Pictures with what the teacher sees in them, as they are."""
-        part = self._part(batch, group)
         self.teacher.set_mode()
         logits = self.teacher.model(part.images, part.rows)
         labels = torch.full_like(part.labels, IGNORE_INDEX)
@@ -187,7 +140,7 @@ class MixTrainer(Trainer):
         counts = torch.zeros(len(wanted), dtype=torch.float64, device=log_p.device)
         counts.scatter_add_(0, seen.flatten(), torch.ones(1, dtype=torch.float64, device=log_p.device).expand(seen.numel()))
         p = torch.softmax(log_p + (wanted / running.clamp(min=1e-6)).log().to(log_p.dtype).view(1, -1, 1, 1), dim=1)
-        counts = sum_over_ranks(counts, self._world_size)
+        counts = sum_over_ranks(counts)
         shares = counts / counts.sum().clamp(min=1)
         running.lerp_(torch.where(counts.sum() > 0, shares, running), 1 - RUNNING)
         sure, classes = p.max(dim=1)
@@ -195,21 +148,20 @@ class MixTrainer(Trainer):
 
     # Mixing.
 
-    def _mix(self, batch: Batch, labelled: Group, others: Group) -> Mixed:
-        taught = self._taught(batch, others)
-        own = others.own
-        if self.is_inter and len(labelled):
+    def _mix(self, batch: Batch, taught: Answers, given: Answers | None) -> Mixed:
+        """Pictures with labels, where there are `given` ones, onto those that the teacher labelled; else these onto one another."""
+        others, device = taught.group, batch.images.device
+        here = tuple(others.datasets[number] for number in others.own)
+        if given is not None:
             # The source goes on where the step before left it, so that each of its pictures is pasted, however few the others are.
-            first = batch.step * len(others)
-            numbers = tuple((first + number) % len(labelled) for number in own)
-            pasted, base = self._everywhere(self._given(batch, labelled), numbers), taught
-            pasted_datasets = tuple(labelled.datasets[number] for number in numbers)
-            base_datasets = tuple(others.datasets[number] for number in own)
+            first, source = batch.step * len(others), given.group
+            numbers = tuple((first + number) % len(source) for number in others.own)
+            pasted, base = given.of(self._index(numbers, device)), taught
+            pasted_datasets, base_datasets = tuple(source.datasets[number] for number in numbers), here
         else:
-            numbers = tuple((number + 1) % len(others) for number in own)
-            pasted, base = taught, self._everywhere(taught, numbers)
-            pasted_datasets = tuple(others.datasets[number] for number in own)
-            base_datasets = tuple(others.datasets[number] for number in numbers)
+            numbers = tuple((number + 1) % len(others) for number in others.own)
+            pasted, base = taught, taught.of(self._index(numbers, device))
+            pasted_datasets, base_datasets = here, tuple(others.datasets[number] for number in numbers)
         all_seeds = batch.seeds.tolist()
         seeds = [all_seeds[place] for place in others.local]
         mask = self._mask(pasted.labels, seeds)
@@ -224,21 +176,8 @@ class MixTrainer(Trainer):
             base_datasets=base_datasets,
             images=images,
             weights=self._weights(mask, pasted.confidence, base.confidence, len(others)),
-            of_datasets=frozenset((*others.datasets, *(labelled.datasets if self.is_inter else ()))),
+            all_datasets=frozenset((*others.datasets, *(() if given is None else given.group.datasets))),
         )
-
-    def _everywhere(self, answers: Answers, numbers: tuple[int, ...]) -> Answers:
-        """The answers about the pictures `numbers` of the whole group, wherever they are."""
-        group = answers.group
-        index = self._index(numbers, answers.images.device)
-        whole = replace(
-            answers,
-            images=group.gather(answers.images),
-            labels=group.gather(answers.labels),
-            confidence=group.gather(answers.confidence),
-            probabilities={name: group.gather(values) for name, values in answers.probabilities.items()},
-        )
-        return whole.of(index)
 
     def _mask(self, labels: Tensor, seeds: Sequence[int]) -> Tensor:
         size = (labels.shape[1], labels.shape[2])
@@ -264,7 +203,7 @@ class MixTrainer(Trainer):
             case "sample":
                 weights = confident.mean(dim=(1, 2), keepdim=True).expand_as(confident)
             case "share":
-                total = sum_over_ranks(confident.sum(dtype=torch.float64), self._world_size)
+                total = sum_over_ranks(confident.sum(dtype=torch.float64))
                 weights = (total / (num_pictures * mask.shape[1] * mask.shape[2])).float().expand(confident.shape)
             case "ramp":
                 t = (self.steps_taken / config.ramp_steps).clamp(max=1)
@@ -287,12 +226,13 @@ class MixTrainer(Trainer):
             terms = self.model.outputs.losses(logits, labels, weights=weights)
         else:
             terms = {name: self._soft_term(mixed, name, logits[name], index, labels[name], weights[name]) for name, index in rows.items()}
-        # A mean over all pixels, of all pictures; none where no picture is of what the term is about.
-        pixels = {name: mixed.mask.numel() if name not in rows or name in mixed.of_datasets else 0 for name in terms}
-        counts = {name: torch.full((), number, dtype=torch.int64, device=device) for name, number in pixels.items()}
-        factor = self.config.consistency
-        own = {f"{MIXED}{name}": replace(term, count=counts[name], weight=term.weight * factor) for name, term in terms.items()}
-        return {name: replace(term, weight=term.weight * self.weights.get(name, 1.0)) for name, term in own.items()}
+        found = {}
+        for name, term in terms.items():
+            # A mean over all pixels of all pictures; over none where no picture is of what the term is about.
+            pixels = mixed.mask.numel() if name not in rows or name in mixed.all_datasets else 0
+            weight = term.weight * self.config.consistency * self.weights.get(f"{MIXED}{name}", 1.0)
+            found[f"{MIXED}{name}"] = replace(term, count=torch.full((), pixels, dtype=torch.int64, device=device), weight=weight)
+        return found
 
     def _labels_of(self, mixed: Mixed, name: str) -> Tensor:
         """(n, H, W) uint8: the labels of mixed pictures where these are of pictures of dataset `name`; elsewhere none."""
@@ -316,9 +256,9 @@ class MixTrainer(Trainer):
     def prepare(self, class_pixels: Callable[[str], np.ndarray]) -> None:
         for dataset, shares in self.config.align.items():
             if shares == "labels":
-                pixels = torch.from_numpy(class_pixels(dataset).astype(np.float64)).clamp(min=1)
+                pixels = torch.from_numpy(class_pixels(dataset).astype(np.float64))
                 for kind in ("wanted", "running"):
-                    self.get_buffer(f"{kind}_{self._numbers[dataset]}").copy_(pixels / pixels.sum())
+                    self.get_buffer(f"{kind}_{self._numbers[dataset]}").copy_(_shares(pixels))
 
     def start(self) -> None:
         self.teacher.start(self.model)
@@ -335,25 +275,19 @@ class MixTrainer(Trainer):
 
     def panels(self) -> dict[str, Image.Image]:
         """The first mixed picture of the last step."""
-        mixed = self._last
-        if mixed is None or not len(mixed.images):
+        if self._last is None or not len(self._last.images):
             return {}
-        shown = Shown(
-            pasted=mixed.pasted.images[0],
-            base=mixed.base.images[0],
-            mixed=mixed.images[0],
-            mask=mixed.mask[0],
-            pasted_labels=mixed.pasted.labels[0],
-            base_labels=mixed.base.labels[0],
-            confidence=torch.where(mixed.mask[0], mixed.pasted.confidence[0], mixed.base.confidence[0]),
-            weights=mixed.weights[0],
-            datasets=(mixed.pasted_datasets[0], mixed.base_datasets[0]),
-        )
-        return {"mixed": mixed_panel(shown, self.model.outputs.views)}
+        return {"mixed": mixed_panel(self._last, self.model.outputs.views)}
 
 
 RUNNING = 0.99
 """Share of the running shares of the teacher's labels that a step leaves (paper 004, section 5.2.2)."""
+
+
+def _shares(parts: Tensor) -> Tensor:
+    """Parts (K,) float64 as shares of their sum; none is so little that it could not be asked for."""
+    parts = parts.clamp(min=1e-9 * float(parts.sum()))
+    return parts / parts.sum()
 
 
 def _format_of(images: Tensor) -> torch.memory_format:
