@@ -244,3 +244,22 @@ def test_extended_is_coarse_with_sign_types() -> None:
     types = set(extended.atoms) - set(coarse.atoms)
     assert types == set(STREET_SPACES["streets_signs"].atoms)
     assert frozenset().union(*(extended.atoms[name] for name in types)) == coarse.atoms["traffic_sign"]
+
+
+def test_rendered_has_the_labels_of_coarse_and_looks_otherwise() -> None:
+    rendered, coarse = STREET_SPACES["streets_rendered"], STREET_SPACES["streets_coarse"]
+    assert dict(rendered.atoms) == dict(coarse.atoms)
+    assert not np.array_equal(rendered.native_ids(), coarse.native_ids())
+    images, shares = {}, {}
+    for name, space in (("rendered", rendered), ("coarse", coarse)):
+        drawn = [render(0, index, "tests/look", size=(64, 128), look=space.look) for index in range(12)]
+        images[name] = np.stack([scene.image for scene in drawn]).astype(float)
+        atoms = np.stack([scene.atoms for scene in drawn])
+        shares[name] = {label: np.isin(atoms, list(members)).mean() for label, members in space.atoms.items()}
+    saturation = {name: (found.max(axis=-1) - found.min(axis=-1)).mean() for name, found in images.items()}
+    assert saturation["rendered"] > 1.5 * saturation["coarse"]
+    for label, times in {"person": 0.6, "building": 0.8}.items():  # fewer of them
+        assert shares["rendered"][label] < times * shares["coarse"][label]
+    assert shares["rendered"]["vegetation"] > 1.3 * shares["coarse"]["vegetation"]
+    source = StreetsSource("streets_rendered", StreetsConfig(name="streets", size=(64, 128)))
+    assert source.load(StreetEntry("train", 0), jpeg_quality=90).label is not None

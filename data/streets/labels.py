@@ -15,6 +15,7 @@ import yaml
 
 from data.errors import InputError
 from data.labels import Label, LabelSpace
+from data.streets.look import LOOKS, Look
 
 RelationKind = Literal["equal", "subset", "superset", "overlap", "disjoint"]
 """What label_a is to label_b: "subset" says that every pixel of label_a is one of label_b, and label_b has others."""
@@ -35,11 +36,13 @@ class StreetSpace:
 
     atoms: label name -> the ids of its atoms; no two labels share an atom.
     ignored: ids of atoms that label images give the ignored id; with boxes, atoms of no label are background instead.
+    look: what its pictures look like.
     """
 
     label_space: LabelSpace
     atoms: Mapping[str, frozenset[int]]
     ignored: frozenset[int]
+    look: Look
 
     def native_ids(self) -> np.ndarray:
         """(256,) uint8: atom id -> native id; the ignored id for ignored atoms, `void_id` for the background of boxes."""
@@ -117,7 +120,7 @@ def _read_space(name: str, entry: Mapping[str, Any], atom_ids: Mapping[str, int]
         raise ValueError(f"labels.yaml: {name}: an atom is in no label and not ignored")
     ignore_ids = (entry["ignore_id"],) if "ignore_id" in entry else ()
     space = LabelSpace(name=name, labels=labels, ignore_ids=ignore_ids, supervision=entry["supervision"])
-    return StreetSpace(label_space=space, atoms=atoms, ignored=ignored)
+    return StreetSpace(label_space=space, atoms=atoms, ignored=ignored, look=LOOKS[entry.get("look", "real")])
 
 
 @cache

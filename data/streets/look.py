@@ -102,3 +102,38 @@ class Look:
 
 
 DEFAULT_LOOK = Look()
+
+RENDERED_LOOK = Look(
+    # As of a game: clean and saturated colours, fair weather, no sensor, a higher camera; suburbs and heavy traffic, few people and signs.
+    light=_weights(day=0.85, low_sun=0.15),
+    facades=((232, 120, 70), (240, 214, 120), (120, 168, 220), (226, 226, 236), (176, 84, 150)),
+    roofs=((196, 50, 30), (60, 90, 160)),
+    asphalts=((70, 78, 104), (84, 90, 118)),
+    pavements=((206, 186, 130), (214, 200, 160)),
+    grasses=((60, 176, 50), (84, 196, 40)),
+    foliage=((20, 140, 50), (40, 160, 80)),
+    cars=((230, 30, 40), (30, 80, 230), (250, 210, 20), (30, 190, 120), (240, 240, 244)),
+    lorries=((250, 150, 20), (40, 190, 200)),
+    buses=((150, 30, 200), (250, 90, 150)),
+    clothes=((250, 60, 160), (40, 220, 220), (250, 250, 60), (110, 60, 230)),
+    skins=((240, 190, 150), (170, 110, 80)),
+    camera_height=(1.7, 2.6),
+    horizon=(0.36, 0.46),
+    exposure=(1.0, 1.2),
+    color_cast=0.0,
+    sensor_noise=(0.0, 0.5),
+    blur=(0.0, 0.1),
+    texture=0.15,
+    frontage=_weights(urban=0.18, suburb=0.52, park=0.30),
+    ego_vehicle=0.1,
+    vehicles=_weights(car=0.55, truck=0.25, bus=0.20),
+    traffic=(0.5, 1.0),
+    people=(0, 3),
+    bicycles=(0.8, 0.2),
+    motorcycles=(0.8, 0.2),
+    signs=(0.3, 0.5, 0.2),
+    trees=0.8,
+)
+"""A look-alike of the default's scenes that is told from them at a glance."""
+
+LOOKS = {"real": DEFAULT_LOOK, "rendered": RENDERED_LOOK}

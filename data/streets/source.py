@@ -19,7 +19,7 @@ DRAWING_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class StreetsConfig:
-    """The embedded streets: streets_coarse, streets_fine and streets_extended (pixels), streets_signs (boxes)."""
+    """The embedded streets: streets_coarse, streets_fine, streets_extended and streets_rendered (pixels), streets_signs (boxes)."""
 
     name: Literal["streets"]
     size: tuple[int, int] = (192, 384)
@@ -71,7 +71,8 @@ class StreetsSource:
         return f"{DRAWING_VERSION} {self.name} {entry} {config.size} {config.seed}"
 
     def load(self, entry: StreetEntry, *, jpeg_quality: int) -> Sample:
-        scene = render(self.config.seed, entry.index, f"{self.name}/{entry.split}", size=self.config.size)
+        look = street_space(self.name).look
+        scene = render(self.config.seed, entry.index, f"{self.name}/{entry.split}", size=self.config.size, look=look)
         has_pixels = self.label_space.supervision == "pixels"
         return Sample(
             key=f"{entry.index:06d}",
