@@ -212,6 +212,8 @@ class LeafTable(nn.Module):
     matrix: Tensor
     columns: Tensor
     others: Tensor
+    single: Tensor | None
+    """(K,): the leaf of each label, where each has one of its own."""
 
     def __init__(self, leaves: Sequence[str], sets: Sequence[Sequence[str]]) -> None:
         super().__init__()
@@ -226,9 +228,15 @@ class LeafTable(nn.Module):
         self.register_buffer("columns", columns.nonzero()[:, 0], persistent=False)
         self.register_buffer("others", (~columns).nonzero()[:, 0], persistent=False)
         self.register_buffer("matrix", matrix[:, columns], persistent=False)
+        each_has_one = all(len(set(names)) == 1 for names in sets)
+        self.register_buffer("single", matrix.argmax(dim=1) if each_has_one else None, persistent=False)
+        self.keeps_all = each_has_one and [names[0] for names in sets] == list(leaves)
+        """Whether labels are the leaves themselves."""
 
     def forward(self, log_p: Tensor) -> Tensor:
         """(N, L, H, W) to (N, K, H, W); -inf for a label without leaves."""
+        if self.single is not None:
+            return log_p if self.keeps_all else log_p.index_select(1, self.single)
         if not len(self.columns):
             return log_p.new_full((log_p.shape[0], len(self.matrix), *log_p.shape[2:]), -torch.inf)
         log_p = log_p.index_select(1, self.columns)
