@@ -71,3 +71,16 @@ def test_a_state_goes_on_where_it_was() -> None:
     assert all(torch.equal(value, average.state_dict()[name]) for name, value in again.state_dict().items())
     again.reset()
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in again.state_dict().items())
+
+
+def test_what_is_an_average_already_is_copied() -> None:
+    network = nn.ModuleDict({"model": module(), "teacher": module()})
+    average = Average(network, ("teacher.",))
+    for name in network:
+        train(network[name], 0)
+    before = {name: value.clone() for name, value in average.state_dict().items()}
+    average.update(0.5)
+    for name, value in network.state_dict().items():
+        assert torch.equal(average.state_dict()[name], value) == (name.startswith("teacher.") or name.endswith("num_batches_tracked")), name
+    moved = average.state_dict()["model.0.weight"]
+    torch.testing.assert_close(moved, (before["model.0.weight"] + network.state_dict()["model.0.weight"]) / 2)

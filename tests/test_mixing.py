@@ -67,6 +67,8 @@ def trainer_of(kind: str, space: str = "universal", **keys: Any) -> MixTrainer:
     config = ClassMixConfig(name="classmix", **keys) if kind == "classmix" else DacsConfig(name="dacs", **keys)
     trainer = MixTrainer(small_model(SPACES[space], VIEWS), config).double()
     other = small_model(SPACES[space], VIEWS, seed=1)  # a teacher that says other things than the student
+    if trainer.teacher is None:
+        return trainer
     with torch.no_grad():
         for mine, theirs in zip(trainer.teacher.model.parameters(), other.parameters(), strict=True):
             mine.copy_(theirs)
@@ -195,9 +197,10 @@ def test_the_ramp_goes_by_the_steps_taken() -> None:
         assert value(trainer.losses(batch)["mixed/fine"]) == pytest.approx(share * full, rel=1e-5)
 
 
-def test_alignment_multiplies_by_the_shares_that_are_wanted_over_those_that_were() -> None:
+@pytest.mark.parametrize("limit", [None, 1.2])
+def test_alignment_multiplies_by_the_shares_that_are_wanted_over_those_that_were(limit: float | None) -> None:
     shares = {"road": 0.1, "grass": 0.2, "car": 0.3, "sign": 0.4}
-    trainer, batch = trainer_of("classmix", align={"fine": shares}), mix_batch("classmix")
+    trainer, batch = trainer_of("classmix", align={"fine": shares}, align_limit=limit), mix_batch("classmix")
     number = list(VIEWS).index("fine")
     running = trainer.get_buffer(f"running_{number}")
     running.copy_(torch.tensor([0.4, 0.3, 0.2, 0.1]))
@@ -206,11 +209,12 @@ def test_alignment_multiplies_by_the_shares_that_are_wanted_over_those_that_were
         logits = trainer.teacher.model(batch.images[3:], {"fine": torch.arange(3)})["fine"]
     p = trainer.model.outputs.class_log_probabilities(logits, "fine").exp()
     raw = p.argmax(dim=1)
-    aligned = p * (torch.tensor(list(shares.values())) / torch.tensor([0.4, 0.3, 0.2, 0.1])).view(1, -1, 1, 1)
+    factors = torch.tensor([min(wanted / was, limit or 100) for wanted, was in zip(shares.values(), [0.4, 0.3, 0.2, 0.1], strict=True)])
+    aligned = p * factors.view(1, -1, 1, 1)
     aligned = aligned / aligned.sum(dim=1, keepdim=True)
     with torch.no_grad():
         group = trainer_group(batch)
-        answers = trainer._taught(trainer._part(batch, group), group)
+        answers = trainer._taught(trainer.teacher, trainer._part(batch, group), group)
     assert torch.equal(answers.labels.long(), aligned.argmax(dim=1))
     torch.testing.assert_close(answers.confidence.double(), aligned.amax(dim=1), rtol=1e-5, atol=1e-6)
     counts = torch.bincount(raw.flatten(), minlength=4).double()
@@ -233,6 +237,15 @@ def test_the_teacher_has_no_gradient_and_is_not_trained() -> None:
     assert not any(torch.equal(*pair) for pair in zip(student, trainer.model.parameters(), strict=True))
     assert all(parameter.grad is not None for parameter in trainer.model.parameters())
     assert all(torch.equal(parameter, before[name]) for name, parameter in trainer.teacher.named_parameters())
+
+
+def test_the_baseline_has_no_teacher() -> None:
+    trainer = trainer_of("classmix", mask="none")
+    trainer.start()
+    assert set(trainer.losses(mix_batch("classmix"))) == set(VIEWS)
+    trainer.after_step(0)
+    assert not trainer.companions
+    assert not any("teacher" in name for name in trainer.state_dict())
 
 
 @pytest.mark.parametrize("space", SPACES)

@@ -69,6 +69,9 @@ class Trainer(nn.Module):
     seed: int = 0
     """Of the job, for what is drawn by the trainer itself."""
 
+    averages: ClassVar[tuple[str, ...]] = ()
+    """Beginnings of the names, in its state, of what is a moving average already."""
+
     asks_other_datasets: bool = False
     """Whether `where_boxes_count` needs what `SegmentationModel.encode` gives, besides the logits of the boxes' own dataset."""
 

@@ -27,14 +27,16 @@ class EmaConfig:
 
 
 class Average:
-    """The average of all that a module's state dict holds: of parameters and BatchNorm's statistics; whole numbers are copied.
+    """The average of all that a module's state dict holds: of parameters and BatchNorm's statistics; whole numbers are copied, and so is
+    what the module says is an average already (`averages`, beginnings of names).
 
     It follows the tensors that the module has now, in place. As long as these are the same on all ranks, so is the average.
     """
 
     @torch.no_grad()
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, averages: tuple[str, ...] = ()) -> None:
         self._live: dict[str, Tensor] = module.state_dict()
+        self._copied = {name for name in self._live if name.startswith(averages)}
         self._mean = {name: value.clone() for name, value in self._live.items()}
 
     @torch.no_grad()
@@ -45,7 +47,9 @@ class Average:
     @torch.no_grad()
     def update(self, decay: float) -> None:
         """Move towards the module: average = decay * average + (1 - decay) * module."""
-        move_towards(self._mean, self._live, decay)
+        move_towards({name: value for name, value in self._mean.items() if name not in self._copied}, self._live, decay)
+        if self._copied:
+            torch._foreach_copy_([self._mean[name] for name in self._copied], [self._live[name] for name in self._copied])
 
     @contextmanager
     def in_place(self) -> Iterator[None]:

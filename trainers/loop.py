@@ -77,7 +77,7 @@ class Training:
             self.losses = DistributedDataParallel(self.trainer, gradient_as_bucket_view=True, **_NO_BUFFER_BROADCAST)
         self.optimizer = build_optimizer(self.trainer, job.optim)
         self.update = Update(self.trainer, self.optimizer, precision=loop.precision, accumulate=loop.accumulate, clip_norm=loop.clip_norm)
-        self.ema = None if loop.ema is None else Average(self.trainer)
+        self.ema = None if loop.ema is None else Average(self.trainer, self.trainer.averages)
         self.photometric = [job.data.photometric_of(stream) for stream in job.data.streams.values()]
         self.step = 0
         """Steps done, the skipped ones among them."""

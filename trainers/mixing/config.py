@@ -48,6 +48,9 @@ class MixConfigBase(TrainerConfigBase):
     """Distribution alignment (paper 004, section 2.5.6): dataset -> share of each class, or `labels` for those of its train labels,
     which is what the paper takes and nobody has who needs it. The teacher's probabilities are multiplied by these over the running
     shares of its labels."""
+    align_limit: float | None = None
+    """The most that alignment multiplies a class by, such as 10. Without one, as in the paper, it grows beyond all bounds for a class that
+    is never seen, be it that nothing teaches it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,6 +62,8 @@ class MixConfigBase(TrainerConfigBase):
             raise FieldError("consistency", f"{self.consistency:g} found, expected 0 or more; mend it")
         if isinstance(self.strong, str):
             named_photometric(self.strong)
+        if self.align_limit is not None and not 1 <= self.align_limit < inf:
+            raise FieldError("align_limit", f"{self.align_limit:g} found, expected at least 1, or null for none; mend it")
         for dataset, shares in self.align.items():
             if isinstance(shares, dict) and not (shares and all(share > 0 for share in shares.values())):
                 raise FieldError(f"align.{dataset}", "shares of 0 or none found, expected one above 0 for each class; mend them")

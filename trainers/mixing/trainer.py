@@ -32,14 +32,17 @@ from trainers.teacher import Teacher
 class MixTrainer(Trainer):
     """`losses` gives the terms of the output space for labelled pictures, and for mixed ones the same with `mixed/` before their names."""
 
+    averages = ("teacher.",)
     steps_taken: Tensor
+    teacher: Teacher | None
+    """None where nobody is taught."""
 
     def __init__(self, model: SegmentationModel, config: ClassMixConfig | DacsConfig) -> None:
         super().__init__(model, config)
         self.config: MixConfigBase = config
         self.is_inter = isinstance(config, DacsConfig) and config.mix == "inter"
         self.labelled_role, self.other_role = config.roles
-        self.teacher = Teacher(model, config.teacher)
+        self.teacher = None if config.mask == "none" else Teacher(model, config.teacher)
         self.register_buffer("steps_taken", torch.zeros((), dtype=torch.int64))
         self._numbers = {name: number for number, name in enumerate(model.outputs.views)}
         for name, view in model.outputs.views.items():
@@ -56,10 +59,10 @@ class MixTrainer(Trainer):
         labelled, others = Group.of(batch, self.labelled_role), Group.of(batch, self.other_role)
         known = self._part(batch, labelled)
         terms = super().losses(known)
-        if self.config.mask == "none":
+        if self.teacher is None:
             return terms
         with torch.no_grad():
-            taught = self._taught(self._part(batch, others), others)
+            taught = self._taught(self.teacher, self._part(batch, others), others)
             given = self._given(known, labelled) if self.is_inter and len(labelled) else None
             self._last = mixed = self._mix(batch, taught, given)
         return terms | self._consistency(mixed)
@@ -107,10 +110,10 @@ class MixTrainer(Trainer):
             found[name][index] = (labels[index].unsqueeze(1) == classes).float()
         return found
 
-    def _taught(self, part: Batch, group: Group) -> Answers:
+    def _taught(self, teacher: Teacher, part: Batch, group: Group) -> Answers:
         """Pictures with what the teacher sees in them, as they are."""
-        self.teacher.set_mode()
-        logits = self.teacher.model(part.images, part.rows)
+        teacher.set_mode()
+        logits = teacher.model(part.images, part.rows)
         labels = torch.full_like(part.labels, IGNORE_INDEX)
         confidence = torch.zeros(labels.shape, device=labels.device)
         probabilities = {}
@@ -124,7 +127,7 @@ class MixTrainer(Trainer):
 
     def _answer(self, logits: Tensor, dataset: str) -> tuple[Tensor, Tensor, Tensor | None]:
         """Classes (N_d, H, W), their probabilities, and where targets are probabilities those of all classes (N_d, K, H, W)."""
-        outputs = self.teacher.model.outputs
+        outputs = self.model.outputs  # the teacher's has the same
         if dataset in self.config.align:
             return self._aligned(outputs.class_log_probabilities(logits, dataset), dataset)
         classes, sure = outputs.pseudo_labels(logits, dataset)
@@ -139,7 +142,9 @@ class MixTrainer(Trainer):
         seen = log_p.argmax(dim=1)
         counts = torch.zeros(len(wanted), dtype=torch.float64, device=log_p.device)
         counts.scatter_add_(0, seen.flatten(), torch.ones(1, dtype=torch.float64, device=log_p.device).expand(seen.numel()))
-        p = torch.softmax(log_p + (wanted / running.clamp(min=1e-6)).log().to(log_p.dtype).view(1, -1, 1, 1), dim=1)
+        limit = self.config.align_limit
+        factors = (wanted / running.clamp(min=1e-6)).clamp(max=torch.inf if limit is None else limit)
+        p = torch.softmax(log_p + factors.log().to(log_p.dtype).view(1, -1, 1, 1), dim=1)
         counts = sum_over_ranks(counts)
         shares = counts / counts.sum().clamp(min=1)
         running.lerp_(torch.where(counts.sum() > 0, shares, running), 1 - RUNNING)
@@ -261,15 +266,17 @@ class MixTrainer(Trainer):
                     self.get_buffer(f"{kind}_{self._numbers[dataset]}").copy_(_shares(pixels))
 
     def start(self) -> None:
-        self.teacher.start(self.model)
+        if self.teacher is not None:
+            self.teacher.start(self.model)
 
     def after_step(self, step: int) -> None:
-        self.teacher.follow(self.model, step)
+        if self.teacher is not None:
+            self.teacher.follow(self.model, step)
         self.steps_taken.fill_(step + 1)
 
     @property
     def companions(self) -> dict[str, SegmentationModel]:
-        return {} if self.config.mask == "none" else {"teacher": self.teacher.model}
+        return {} if self.teacher is None else {"teacher": self.teacher.model}
 
     # Panels.
 
