@@ -11,6 +11,7 @@ from tiny import write_image
 import conf
 from data.config import build
 from data.hierarchy import read_hierarchy
+from data.universe import read_universe
 from taxomix import main
 from trainers.config import JobConfig
 from trainers.plan import Plan, make_plan
@@ -20,7 +21,7 @@ HIERARCHICAL = ["trainer=hierarchical", "outputs=hierarchy"]
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Look-alikes of the papers' datasets, of CamVid in 11 classes and of msrc23, some pictures each."""
+    """Look-alikes of the papers' datasets, of CamVid in 11 classes, of carla23 and of msrc23, some pictures each."""
     root = tmp_path_factory.mktemp("mixes")
     for name, write in {
         "cityscapes": write_cityscapes,
@@ -33,21 +34,28 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write(root / name)
         sbd = [f"dataset.sbd={root / name / 'VOCdevkit' / 'VOC2012'}"] if name == "voc" else []
         assert main(["prepare", f"dataset={name}", f"source={root / name}", f"out={root / 'shards'}", "workers=1", *sbd]) == 0
-    for name, classes in (("camvid11", list(read_hierarchy("camvid11_gtsdb").labels["camvid11"])), ("msrc23", ["grass", "cow"])):
-        write_set(root / name, classes)
+    sets = {
+        "camvid11": list(read_hierarchy("camvid11_gtsdb").labels["camvid11"]),
+        "carla23": list(read_universe("camvid11_carla23").labels["carla23"]),
+        "msrc23": ["grass", "cow"],
+    }
+    for name, classes in sets.items():
+        write_set(
+            root / name, classes, size=(288, 384) if name == "carla23" else (12, 16)
+        )  # large enough for the rare classes of its recipe
         assert main(["prepare", "dataset=folder", f"source={root / name}", f"out={root / 'shards'}", "workers=1"]) == 0
     return root / "shards"
 
 
-def write_set(folder: Path, names: list[str]) -> None:
+def write_set(folder: Path, names: list[str], size: tuple[int, int]) -> None:
     classes = [{"id": i, "name": name} for i, name in enumerate(names)]
     folder.mkdir()
     (folder / "meta.yaml").write_text(yaml.safe_dump({"name": folder.name, "ignore_ids": [len(names)], "classes": classes}))
     for split, number in (("train", 9), ("val", 1)):
         for key in "abcdefghi"[:number]:
-            write_image(folder / "images" / split / f"{key}.png", np.zeros((12, 16, 3), np.uint8))
-            label = np.arange(192, dtype=np.uint8).reshape(12, 16) % (len(names) + 1)
-            write_image(folder / "labels" / split / f"{key}.png", label)
+            write_image(folder / "images" / split / f"{key}.png", np.zeros((*size, 3), np.uint8))
+            label = np.arange(size[0] * size[1]).reshape(size) % (len(names) + 1)
+            write_image(folder / "labels" / split / f"{key}.png", label.astype(np.uint8))
 
 
 def plan(prepared: Path, *words: str) -> Plan:
