@@ -12,6 +12,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -81,19 +82,22 @@ def read_experiment(path: Path) -> Experiment:
 
 @dataclass(frozen=True)
 class Bench:
-    """An experiment in its folder: `shards`, and RUN and RUN.log for each run."""
+    """An experiment in its folder, with RUN and RUN.log for each run; the data lie in `shards`, prepared before if `is_prepared`."""
 
     experiment: Experiment
     folder: Path
     data: str
+    shards: Path
+    is_prepared: bool = False
 
     def run(self, seeds: Sequence[int], jobs: int) -> None:
         """Do whatever of it is not yet done."""
         experiment = self.experiment
-        every_word = [word for words in (*experiment.prepare, experiment.words, *experiment.variants.values()) for word in words]
+        prepare = () if self.is_prepared else experiment.prepare
+        every_word = [word for words in (*prepare, experiment.words, *experiment.variants.values()) for word in words]
         if not self.data and any("{DATA}" in word for word in every_word):
             raise InputError("--data: missing, expected the folder of the datasets that the file names; give --data FOLDER")
-        for words in self.experiment.prepare:
+        for words in prepare:
             self._taxomix("prepare", words, self.folder / "prepare.log")
         runs = [(variant, seed) for seed in seeds for variant in self.experiment.variants]
         with ThreadPoolExecutor(jobs) as pool:
@@ -122,7 +126,7 @@ class Bench:
 
     def _taxomix(self, command: str, words: Sequence[str], log: Path) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        filled = [word.replace("{SHARDS}", str(self.folder / "shards")).replace("{DATA}", self.data) for word in words]
+        filled = [word.replace("{SHARDS}", str(self.shards)).replace("{DATA}", self.data) for word in words]
         with log.open("a") as file:
             ended = subprocess.run([sys.executable, "-m", "taxomix", command, *filled], stdout=file, stderr=subprocess.STDOUT)
         if ended.returncode:
@@ -137,11 +141,20 @@ class Bench:
             else:
                 yield [100 * score_of(column, content) for content in contents]
 
+    def collapsed(self, variant: str, seeds: Sequence[int]) -> Counter[str]:
+        """Classes that a variant has unlearnt, or never predicts though it has to without labels: in how many of its runs."""
+        contents = [json.loads(self._scores_of(self._name(variant, seed)).read_text()) for seed in seeds]
+        of_scores = {column.dataset for column in self.experiment.scores.values()}
+        return Counter(name for content in contents for dataset in of_scores for name in content.get("collapsed", {}).get(dataset, ()))
+
     def table(self, seeds: Sequence[int]) -> str:
-        """Markdown: mean and standard deviation, and the value of each seed."""
-        rows = [["variant", *self.experiment.scores], ["---"] * (1 + len(self.experiment.scores))]
-        for variant in self.experiment.variants:
-            rows.append([variant, *map(_cell, self.values(variant, seeds))])
+        """Markdown: mean and standard deviation, and the value of each seed; where there are any, the classes that collapsed."""
+        collapsed = {variant: self.collapsed(variant, seeds) for variant in self.experiment.variants}
+        titles = [*self.experiment.scores, *(["collapsed (in runs)"] if any(collapsed.values()) else [])]
+        rows = [["variant", *titles], ["---"] * (1 + len(titles))]
+        for variant, classes in collapsed.items():
+            found = ", ".join(f"{name} ({runs})" for name, runs in classes.most_common()) or "none"
+            rows.append([variant, *map(_cell, self.values(variant, seeds)), found][: 1 + len(titles)])
         return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
@@ -179,12 +192,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--out", type=Path, default=Path("runs/experiments"), help="folder of shards, runs and logs; each file has its own in it"
     )
     parser.add_argument("--data", default="", help="folder of the datasets that the file prepares")
+    parser.add_argument("--shards", type=Path, help="folder of prepared data, instead of preparing what the file says")
     parser.add_argument("--seeds", type=int, nargs="+", help="instead of the file's")
     parser.add_argument("--jobs", type=int, help="runs at a time, instead of the file's")
     options = parser.parse_args(arguments)
     try:
         experiment = read_experiment(options.file)
-        bench = Bench(experiment, (options.out / options.file.stem).absolute(), options.data)
+        folder = (options.out / options.file.stem).absolute()
+        shards = options.shards.absolute() if options.shards else folder / "shards"
+        bench = Bench(experiment, folder, options.data, shards, is_prepared=options.shards is not None)
         seeds = options.seeds or experiment.seeds
         bench.run(seeds, options.jobs or experiment.jobs)
     except InputError as error:

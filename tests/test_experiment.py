@@ -1,5 +1,6 @@
 """Tables of variants over seeds: what stands in them is what evaluations counted."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -113,3 +114,32 @@ def test_two_seeds_of_a_tiny_job_give_a_row(
     assert main(["evaluate", f"run={tmp_path / 'out' / 'tiny' / 'both-0'}", "overlays=0"]) == 0
     with pytest.raises(SystemExit, match=r"both-0/evaluation\.json: not what training wrote"):
         experiment.main(words)
+
+
+def test_collapsed_classes_stand_in_the_table(tmp_path: Path) -> None:
+    about = Experiment(
+        about="", words=(), variants={"one": (), "two": ()}, scores={"mIoU": ScoreConfig(dataset="some", score="miou")}, seeds=(0, 1)
+    )
+    bench = experiment.Bench(about, tmp_path, "", tmp_path / "shards")
+    for run, classes in {"one-0": ["a", "b"], "one-1": ["b"], "two-0": [], "two-1": []}.items():
+        (tmp_path / f"{run}.json").write_text(json.dumps({**CONTENT, "collapsed": {"some": classes, "other": ["c"]}}))
+    lines = bench.table((0, 1)).splitlines()
+    assert lines[0] == "| variant | mIoU | collapsed (in runs) |"
+    assert lines[2].endswith("| b (2), a (1) |")
+    assert lines[3].endswith("| none |")
+
+
+def test_prepared_data_are_taken_as_they_are(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experiment.subprocess, "run", in_this_process)
+    words = ["data=mine", "data.root={SHARDS}", "data.mix={disks: 1}", "data.crop.size=[64, 64]", "loop.steps=1", "loop.overlays=0"]
+    content = {
+        "about": "Tiny.",
+        "prepare": [["dataset=folder", "source={DATA}/disks", "out={SHARDS}"]],
+        "words": [*words, "cluster=none"],
+        "variants": {"a": []},
+        "scores": {"mIoU": {"dataset": "disks", "score": "miou"}},
+    }
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(content))
+    experiment.main([str(path), "--out", str(tmp_path / "out"), "--shards", str(shards), "--seeds", "0"])
+    assert not (tmp_path / "out" / "tiny" / "shards").exists()
