@@ -81,3 +81,10 @@ def test_mixing_gives_the_same_as_the_papers_way() -> None:
     rows = cells(run("mixing", "--size", "64", "96", "--rounds", "1"))
     assert rows["the papers' comparisons"][1].startswith("1.0")
     assert float(rows["ours"][0]) > 0
+
+
+@pytest.mark.timeout(180)
+def test_mixing_step_prints_the_step_and_its_parts() -> None:
+    rows = cells(run("mixing_step", "--network", "edanet", "--size", "64", "96", "--samples", "1", "--rounds", "1", "--strong", "dacs"))
+    assert rows["these three"][1].startswith("1.000")
+    assert float(rows["the whole step"][0]) > float(rows["the average of the teacher"][0]) > 0

@@ -468,3 +468,38 @@ def test_what_classifiers_decide_between() -> None:
     }
     assert SPACES["joint"].classifiers(fewer) == SPACES["joint"].classifiers(VIEWS) == TREE.outputs
     assert SPACES["universal"].classifiers(fewer) == SPACES["universal"].classifiers(VIEWS) == {"leaves": UNIVERSE.names}
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_losses_of_mixed_pictures_are_those_of_each_dataset(space: str, layout: torch.memory_format) -> None:
+    """Half of the pixels are of one dataset and half of another; a third has none. Each term has a factor of its own."""
+    torch.manual_seed(0)
+    network = Plain()
+    outputs = build_outputs(SPACES[space], VIEWS, network)
+    features = torch.randn(3, 4, 6, 8, dtype=torch.float64).contiguous(memory_format=layout)
+    rows = {"coarse": torch.arange(3), "fine": torch.arange(0), "signs": torch.arange(3)}
+    rows["signs"] = rows["coarse"]  # the very same: they share logits, where the space has one for all
+    is_coarse = torch.rand(3, 6, 8) < 0.5
+    labels = {}
+    for name, where in {"coarse": is_coarse, "signs": ~is_coarse}.items():
+        drawn = torch.randint(0, VIEWS[name].num_classes, is_coarse.shape)
+        labels[name] = torch.where(where & (torch.rand(is_coarse.shape) < 0.8), drawn, IGNORE_INDEX)
+    labels["fine"] = torch.zeros(0, 6, 8, dtype=torch.int64)
+    shares = torch.rand(is_coarse.shape, dtype=torch.float64)
+    weights = {"coarse": shares, "fine": shares[:0], "signs": shares}
+    found = []
+    for kind in ("losses", "mixed_losses"):
+        x = features.clone().requires_grad_()
+        logits = outputs.double().logits_of(outputs.decode((x,)), rows, (6, 8))
+        assert space != "universal" or logits["coarse"] is logits["signs"]
+        terms = getattr(outputs, kind)(logits, labels, weights=weights)
+        torch.stack([factor * term.total for factor, term in zip((0.3, 1.0, 2.0, 5.0), terms.values(), strict=False)]).sum().backward()
+        found.append((terms, x.grad))
+    (plain, plain_grad), (mixed, mixed_grad) = found
+    assert list(plain) == list(mixed)
+    for name, term in plain.items():
+        torch.testing.assert_close(mixed[name].total, term.total)
+        assert int(mixed[name].count) == int(term.count)
+    torch.testing.assert_close(mixed_grad, plain_grad)
+    assert float(plain_grad.abs().max()) > 0

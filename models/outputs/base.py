@@ -123,6 +123,10 @@ class OutputSpace(nn.Module, ABC):
         """Logits (N_d, K, H, W) and class indices of its view (N_d, H, W) int64, IGNORE_INDEX where unknown, of each dataset,
         to the terms of the loss by name, the same on every rank that gives the same datasets; no pixel to learn from gives (0, 0)."""
 
+    def mixed_losses(self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor], weights: Weights = EQUAL) -> dict[str, LossTerm]:
+        """`losses` of pictures that are put together from those of several datasets, so that no pixel has labels of two."""
+        return self.losses(logits, labels, weights=weights)
+
     def taught(self, labels: Tensor, dataset: str) -> dict[str, Tensor]:
         """Class indices (N_d, H, W) of a dataset to the pixels, bool, that they teach each term with, where `where` limits none."""
         return {dataset: labels != IGNORE_INDEX}

@@ -40,10 +40,23 @@ class Softmax:
 
 
 class SetLoss(nn.Module):
-    """The losses of several softmaxes over the channels of the same logits."""
+    """The losses of several softmaxes over the channels of the same logits.
 
-    def __init__(self, softmaxes: Sequence[Softmax]) -> None:
+    With `parts` those of one softmax, of labels of several kinds: `parts[i]` is the kind of label i, and the results are one for each kind
+    where they are otherwise one for each softmax.
+    """
+
+    parts: Tensor | None
+
+    def __init__(self, softmaxes: Sequence[Softmax], parts: Sequence[int] | None = None) -> None:
         super().__init__()
+        table = None
+        if parts is not None:
+            assert len(softmaxes) == 1
+            table = torch.zeros(256, dtype=torch.int64)  # what has no label is in none, whatever stands here
+            table[: len(parts)] = torch.tensor(parts)
+        self.register_buffer("parts", table, persistent=False)
+        self.num_parts = 0 if parts is None else max(parts) + 1
         self.terms = nn.ModuleList(_OneOf(softmax) if softmax.is_single else _SomeOf(softmax) for softmax in softmaxes)
 
     def forward(self, logits: Tensor, labels: Tensor | Sequence[Tensor], weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -51,9 +64,12 @@ class SetLoss(nn.Module):
         least float32, and the number of pixels in it, both one for each softmax: (S,) on the device. Labels are the same for all
         softmaxes, or one for each; `weights` (N, H, W) multiply the pixels' losses, and not their number."""
         each = [labels] * len(self.terms) if isinstance(labels, Tensor) else list(labels)
-        counts = torch.stack([term.counted[own].sum() for term, own in zip(self._all(), each, strict=True)])
-        totals: Tensor = _SetLossFunction.apply(logits, each, self._all(), weights)
-        return totals, counts
+        counted = [term.counted[own] for term, own in zip(self._all(), each, strict=True)]
+        kinds = None if self.parts is None else self.parts[each[0]]
+        totals: Tensor = _SetLossFunction.apply(logits, each, self._all(), weights, kinds, self.num_parts)
+        if kinds is not None:
+            counted = [counted[0] & (kinds == part) for part in range(self.num_parts)]
+        return totals, torch.stack([pixels.sum() for pixels in counted])
 
     def counted(self, labels: Tensor) -> list[Tensor]:
         """The pixels, bool, of class indices (N, H, W) that count for each softmax."""
@@ -65,13 +81,21 @@ class SetLoss(nn.Module):
 
 class _SetLossFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Sequence[Tensor], terms: Sequence["_Term"], weights: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        labels: Sequence[Tensor],
+        terms: Sequence["_Term"],
+        weights: Tensor | None,
+        kinds: Tensor | None,
+        num_kinds: int,
+    ) -> Tensor:
         is_wanted = ctx.needs_input_grad[0]
         grad = torch.zeros_like(logits) if _leaves_gaps(terms, logits.shape[1]) else torch.empty_like(logits)
         # Softmaxes are fastest along the channels as they lie in memory.
         by_pixel = not grad.is_contiguous() and grad.is_contiguous(memory_format=torch.channels_last)
         dtype = torch.promote_types(logits.dtype, torch.float32)
-        totals = logits.new_zeros(len(terms), dtype=dtype)
+        totals = logits.new_zeros(len(terms) if kinds is None else num_kinds, dtype=dtype)
         for rows in bands(logits) if len(logits) else ():
             for number, term in enumerate(terms):
                 x, out = logits[:, term.channels, rows].to(dtype), grad[:, term.channels, rows]
@@ -84,19 +108,25 @@ class _SetLossFunction(torch.autograd.Function):
                     losses = losses * factors
                     if is_wanted:
                         out.mul_(factors)
-                totals[number] += losses.sum()
-        ctx.save_for_backward(grad)
+                if kinds is None:
+                    totals[number] += losses.sum()
+                else:
+                    kind = kinds[:, rows].unsqueeze(dim)
+                    totals += torch.stack([(losses * (kind == number)).sum() for number in range(num_kinds)])
+        ctx.save_for_backward(grad, *(() if kinds is None else (kinds,)))
         ctx.channels = [term.channels for term in terms]
         return totals
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:
-        (grad,) = ctx.saved_tensors
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None, None, None]:
+        grad, *kinds = ctx.saved_tensors
+        if kinds:
+            return grad * upstream.to(grad.dtype)[kinds[0]].unsqueeze(1), None, None, None, None, None
         factors = upstream.new_zeros(grad.shape[1])
         for number, channels in enumerate(ctx.channels):
             factors[channels] = upstream[number]
-        return grad * factors.to(grad.dtype).view(1, -1, 1, 1), None, None, None
+        return grad * factors.to(grad.dtype).view(1, -1, 1, 1), None, None, None, None, None
 
 
 class _Term(nn.Module, ABC):

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate, chain
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from data.labels import View
+from data.labels import IGNORE_INDEX, View
 from data.universe import Universe, check_aliases, read_universe
 from models.networks.base import Network
 from models.outputs.base import (
@@ -79,7 +80,13 @@ class Universal(SharedDecoder):
         self.tables = nn.ModuleList(LeafTable(names, leaves) for leaves in sets)
         number = {leaf: i for i, leaf in enumerate(names)}
         numbers = [tuple(frozenset(number[leaf] for leaf in label) for label in leaves) for leaves in sets]
-        self.set_losses = nn.ModuleList(SetLoss([Softmax(channels=slice(0, len(names)), sets=one)]) for one in numbers)
+        leaves = slice(0, len(names))
+        self.set_losses = nn.ModuleList(SetLoss([Softmax(channels=leaves, sets=one)]) for one in numbers)
+        kinds = [kind for kind, one in enumerate(numbers) for _ in one]
+        every = Softmax(channels=leaves, sets=tuple(chain.from_iterable(numbers)))
+        self.joint_loss = SetLoss([every], kinds) if len(kinds) <= IGNORE_INDEX else None
+        """Of the labels of all datasets, one after the other."""
+        self._first = dict(zip(views, accumulate((len(one) for one in numbers), initial=0), strict=False))
 
     def losses(
         self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor], where: Where = NO_LIMIT, weights: Weights = EQUAL
@@ -90,6 +97,19 @@ class Universal(SharedDecoder):
             totals, counts = self.set_losses[self._number[name]](logits[name], wanted, weights.get(name))
             terms[name] = LossTerm(totals[0], counts[0])
         return terms
+
+    def mixed_losses(self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor], weights: Weights = EQUAL) -> dict[str, LossTerm]:
+        shared = next((values for values in logits.values() if len(values)), None)
+        joint = [name for name, values in logits.items() if values is shared]
+        if self.joint_loss is None or len(joint) < 2 or shared is None:
+            return self.losses(logits, labels, weights=weights)
+        every = torch.full_like(labels[joint[0]], IGNORE_INDEX)
+        for name in joint:
+            every = torch.where(labels[name] == IGNORE_INDEX, every, labels[name] + self._first[name])
+        totals, counts = self.joint_loss(shared, every, weights.get(joint[0]))
+        others = self.losses({name: values for name, values in logits.items() if name not in joint}, labels, weights=weights)
+        ours = {name: LossTerm(totals[self._number[name]], counts[self._number[name]]) for name in joint}
+        return {name: ours.get(name) or others[name] for name in logits}
 
     def leaves(self, dataset: str) -> tuple[str, ...]:
         return self._names

@@ -228,7 +228,7 @@ class MixTrainer(Trainer):
         labels = {name: self._labels_of(mixed, name)[index].long() for name, index in rows.items()}
         weights = {name: mixed.weights[index] for name, index in rows.items()}
         if self.config.target == "labels":
-            terms = self.model.outputs.losses(logits, labels, weights=weights)
+            terms = self.model.outputs.mixed_losses(logits, labels, weights=weights)
         else:
             terms = {name: self._soft_term(mixed, name, logits[name], index, labels[name], weights[name]) for name, index in rows.items()}
         found = {}
