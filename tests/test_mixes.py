@@ -141,6 +141,11 @@ def test_recipes_can_be_run_as_they_stand(prepared: Path, name: str) -> None:
     assert found.problems == ()
 
 
+def test_two_datasets_can_share_a_softmax_in_semi_supervised_training(prepared: Path) -> None:
+    found = plan(prepared, "recipe=camvid_msrc_ssl", "outputs=universal", "outputs.universe=camvid11_msrc23")
+    assert found.problems == ()
+
+
 @pytest.mark.timeout(120)
 def test_a_recipe_trains_and_is_evaluated_as_its_file_says(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["recipe=paper002_cityscapes_gtsdb", "model=espnet", f"data.root={prepared}", f"run.dir={tmp_path}", "cluster=none"]
