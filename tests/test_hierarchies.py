@@ -201,7 +201,8 @@ def test_what_is_wrong_with_a_file_is_told(tmp_path: Path) -> None:
         assert message in str(caught.value)
     with pytest.raises(InputError, match="No such file"):
         read_universe(str(tmp_path / "none.yaml"))
-    with pytest.raises(InputError, match=r"'street' found, expected a \.yaml file or one of camvid11_carla23, camvid11_msrc23, cityscapes19, streets"):
+    universes = "camvid11_carla23, camvid11_msrc23, cityscapes19, streets"
+    with pytest.raises(InputError, match=rf"'street' found, expected a \.yaml file or one of {universes}"):
         UniversalConfig(name="universal", universe="street")
 
 
