@@ -79,7 +79,8 @@ def _space(generator: np.random.Generator, parents: np.ndarray, atoms: np.ndarra
             under[children[keep - 1]] |= under[extra]
     space = under[cut]
     for atom in np.flatnonzero(generator.random(len(atoms)) < swapped):
-        space[:, atom] = np.arange(size) == generator.integers(size)
+        if space[space[:, atom].argmax()].sum() > 1:  # no label loses its last thing
+            space[:, atom] = np.arange(size) == generator.integers(size)
     return space
 
 

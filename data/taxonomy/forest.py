@@ -1,0 +1,100 @@
+"""From relations to universal classes: the leaves, and which of them each label consists of."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from data.errors import InputError
+from data.taxonomy.order import Order
+from data.universe import Color, Leaf, Universe
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeavesConfig:
+    """Which universal classes there are besides the labels, and groups of equal labels, that have none below them."""
+
+    singletons: bool = True
+    """Labels that are related to none are leaves; else they are left out, as in paper 000, and say nothing."""
+    remainders: bool = False
+    """A label that has others below it has a leaf of its own besides, for pixels that are of none of these. Without it, such pixels have
+    to be of one of the labels below, and a label with only one below it is told from that by nothing."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Forest:
+    """Groups of equal labels, and which of them lie below which."""
+
+    order: Order
+    nodes: Sequence[str]
+    """Full names of the labels, DATASET/LABEL."""
+
+    @cached_property
+    def groups(self) -> tuple[tuple[int, ...], ...]:
+        """Label numbers, each once, by the first of each group."""
+        firsts = self.order.equal.argmax(axis=1)
+        return tuple(tuple(np.flatnonzero(firsts == first).tolist()) for first in np.unique(firsts).tolist())
+
+    @cached_property
+    def inside(self) -> np.ndarray:
+        """(groups, groups) bool: the first is a part of the second, and not the same."""
+        firsts = [group[0] for group in self.groups]
+        return self.order.strictly_below[np.ix_(firsts, firsts)]
+
+    @cached_property
+    def parents(self) -> np.ndarray:
+        """(groups, groups) bool: `inside` without what lies further up."""
+        inside = self.inside.astype(np.int64)
+        return self.inside & (inside @ inside == 0)
+
+    @cached_property
+    def isolated(self) -> tuple[int, ...]:
+        """Groups of one label that is related to none."""
+        related = self.inside.any(axis=0) | self.inside.any(axis=1)
+        return tuple(number for number, group in enumerate(self.groups) if len(group) == 1 and not related[number])
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """A name for each group: what its labels are called in their datasets; with the datasets where that is not unique."""
+        short = ["/".join(dict.fromkeys(self._label(node) for node in group)) for group in self.groups]
+        long = ["+".join(self.nodes[node] for node in group) for group in self.groups]
+        return tuple(own if short.count(own) == 1 else full for own, full in zip(short, long, strict=True))
+
+    def _label(self, node: int) -> str:
+        return self.nodes[node].split("/", 1)[1]
+
+    def leaves(self, config: LeavesConfig) -> dict[str, int]:
+        """Name of each leaf -> the group that it is, or that it is the remainder of."""
+        left_out = () if config.singletons else self.isolated
+        leaves: dict[str, int] = {}
+        for number, name in enumerate(self.names):
+            has_parts = bool(self.inside[:, number].any())
+            if number in left_out or (has_parts and not config.remainders):
+                continue
+            leaf = f"{name} (other)" if has_parts else name
+            if leaf in leaves:
+                raise InputError(f"leaves: two of the name {leaf!r} found, of {self.names[leaves[leaf]]} and {name}; rename a label")
+            leaves[leaf] = number
+        return leaves
+
+    def universe(self, config: LeavesConfig, *, colors: Mapping[str, Color] | None = None) -> Universe:
+        """What `outputs=universal` reads. `colors`: full name of a label -> RGB; a leaf has that of its first label that has one.
+
+        Raises InputError for fewer than two leaves.
+        """
+        leaves = self.leaves(config)
+        labels: dict[str, dict[str, tuple[str, ...]]] = {}
+        for number, group in enumerate(self.groups):
+            own = tuple(name for name, leaf in leaves.items() if leaf == number or self.inside[leaf, number])
+            for node in group:
+                dataset, label = self.nodes[node].split("/", 1)
+                labels.setdefault(dataset, {})[label] = own
+        return Universe(
+            version=1,
+            leaves=tuple(Leaf(name=name, color=self._color(group, colors or {})) for name, group in leaves.items()),
+            labels={dataset: labels[dataset] for dataset in dict.fromkeys(node.split("/", 1)[0] for node in self.nodes)},
+        )
+
+    def _color(self, group: int, colors: Mapping[str, Color]) -> Color | None:
+        return next((colors[self.nodes[node]] for node in self.groups[group] if self.nodes[node] in colors), None)
