@@ -25,7 +25,7 @@ from scipy.sparse.csgraph import connected_components
 
 from data.taxonomy.greedy import greedy, improve
 from data.taxonomy.order import Order, close
-from data.taxonomy.problem import Found, Problem, add, holds
+from data.taxonomy.problem import Found, Problem, Wish, add, holds
 
 TOLERANCE = 1e-6
 
@@ -187,7 +187,7 @@ class _Program:
                 most[columns[b, a]] = 0.0
         return Bounds(least, most)
 
-    def _local(self, wishes: tuple) -> Iterator[tuple[int, int, str]]:
+    def _local(self, wishes: tuple[Wish, ...]) -> Iterator[tuple[int, int, str]]:
         places = {label: place for place, label in enumerate(self.labels.tolist())}
         for wish in wishes:
             if wish.a in places:

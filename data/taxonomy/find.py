@@ -12,7 +12,7 @@ from data.taxonomy.order import Order
 from data.taxonomy.overrides import Overrides, resolve, shown, why_broken
 from data.taxonomy.problem import Found, Problem, add, holds
 from data.taxonomy.restarts import restarts
-from data.taxonomy.taxonomy import MODES, Chosen, Outcome, Rejected, SearchConfig, Taxonomy, TaxonomyConfig
+from data.taxonomy.taxonomy import Chosen, Outcome, Rejected, SearchConfig, Taxonomy, TaxonomyConfig, mode_of
 
 
 def find_taxonomy(evidence: Evidence, config: TaxonomyConfig, overrides: Overrides | None = None) -> Taxonomy:
@@ -32,7 +32,7 @@ def find_taxonomy(evidence: Evidence, config: TaxonomyConfig, overrides: Overrid
     found = search(problem, config.search)
     return Taxonomy(
         version=1,
-        mode=next((name for name, of in MODES.items() if of == config), "custom"),  # type: ignore[arg-type]
+        mode=mode_of(config),
         config=config,
         outcome=Outcome(status=found.status, worth=found.worth, bound=found.bound, gap=found.gap),
         labels=dict(evidence.labels),
@@ -58,8 +58,7 @@ def _chosen(problem: Problem, order: Order) -> Iterator[Chosen]:
             score = float((connections.equal if equal else connections.subset)[a, b])
             relation = Candidate(a=a, b=b, kind="equal" if equal else "subset", score=score)
             is_forced = any(holds(order, wish) and {wish.a, wish.b} == {a, b} for wish in problem.forced)
-            origin = "forced" if is_forced else "evidence" if score > 0 else "implied"
-            yield Chosen(**_entries(connections, relation), origin=origin)
+            yield Chosen(**_entries(connections, relation), origin="forced" if is_forced else "evidence" if score > 0 else "implied")
 
 
 def _rejected(problem: Problem, order: Order) -> Iterator[Rejected]:
@@ -89,12 +88,12 @@ def _reason(problem: Problem, order: Order, candidate: Candidate) -> str:
 
 def _entries(connections: Connections, relation: Candidate) -> dict[str, Any]:
     a, b = relation.a, relation.b
-    shares = [float(connections.shares[pair]) if connections.known[pair] else None for pair in ((a, b), (b, a))]
+    shares = [round(float(connections.shares[pair]), 6) if connections.known[pair] else None for pair in ((a, b), (b, a))]
     return {
         "a": connections.evidence.nodes[a],
         "kind": relation.kind,
         "b": connections.evidence.nodes[b],
-        "score": relation.score,
+        "score": round(relation.score, 6),
         "share_a": shares[0],
         "share_b": shares[1],
         "pixels_a": int(connections.cells[a, b]),

@@ -33,8 +33,10 @@ class Forest:
     @cached_property
     def groups(self) -> tuple[tuple[int, ...], ...]:
         """Label numbers, each once, by the first of each group."""
-        firsts = self.order.equal.argmax(axis=1)
-        return tuple(tuple(np.flatnonzero(firsts == first).tolist()) for first in np.unique(firsts).tolist())
+        members: dict[int, list[int]] = {}
+        for node, first in enumerate(self.order.equal.argmax(axis=1).tolist()):
+            members.setdefault(first, []).append(node)
+        return tuple(map(tuple, members.values()))
 
     @cached_property
     def inside(self) -> np.ndarray:
@@ -84,16 +86,19 @@ class Forest:
         Raises InputError for fewer than two leaves.
         """
         leaves = self.leaves(config)
+        of_group = [
+            tuple(name for name, leaf in leaves.items() if leaf == number or self.inside[leaf, number])
+            for number in range(len(self.groups))
+        ]
+        group_of = {node: number for number, group in enumerate(self.groups) for node in group}
         labels: dict[str, dict[str, tuple[str, ...]]] = {}
-        for number, group in enumerate(self.groups):
-            own = tuple(name for name, leaf in leaves.items() if leaf == number or self.inside[leaf, number])
-            for node in group:
-                dataset, label = self.nodes[node].split("/", 1)
-                labels.setdefault(dataset, {})[label] = own
+        for node, name in enumerate(self.nodes):
+            dataset, label = name.split("/", 1)
+            labels.setdefault(dataset, {})[label] = of_group[group_of[node]]
         return Universe(
             version=1,
             leaves=tuple(Leaf(name=name, color=self._color(group, colors or {})) for name, group in leaves.items()),
-            labels={dataset: labels[dataset] for dataset in dict.fromkeys(node.split("/", 1)[0] for node in self.nodes)},
+            labels=labels,
         )
 
     def _color(self, group: int, colors: Mapping[str, Color]) -> Color | None:

@@ -22,13 +22,14 @@ class Order:
 
     def broken(self) -> tuple[int, int, int] | None:
         """The first label x that is below two labels y and z of one dataset, where y may be x itself; None: the rules hold."""
-        for x, above in enumerate(self.below):
-            seen: dict[int, int] = {int(self.spaces[x]): x}
-            for y in np.flatnonzero(above).tolist():
-                first = seen.setdefault(int(self.spaces[y]), y)
-                if first != y:
-                    return x, first, y
-        return None
+        of_space = (self.spaces[:, None] == np.unique(self.spaces)).astype(np.float32)
+        crowded = np.argwhere(self.below.astype(np.float32) @ of_space > 1)
+        if not len(crowded):
+            return None
+        x, space = crowded[0].tolist()
+        above = np.flatnonzero(self.below[x] & (of_space[:, space] > 0)).tolist()
+        first, second = sorted(above, key=lambda y: (y != x, y))[:2]
+        return x, first, second
 
     def with_pair(self, x: int, y: int) -> "Order":
         """With x below y, and all that follows."""

@@ -37,7 +37,9 @@ class Overrides:
         for field, entries, signs in (("force", self.force, "<>="), ("forbid", self.forbid, "<>=~")):
             for entry in entries:
                 if len(re.findall(rf"\s[{signs}]\s", entry)) != 1:
-                    raise FieldError(field, f"{entry!r} found, expected two labels and one of {' '.join(signs)} such as a/car < b/car; mend it")
+                    raise FieldError(
+                        field, f"{entry!r} found, expected two labels and one of {' '.join(signs)} such as a/car < b/car; mend it"
+                    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,8 +33,8 @@ def restarts(problem: Problem, *, num: int = 5000, seed: int = 0) -> Found:
         if len(totals) and totals.max() > best:
             best, kept = float(totals.max()), chosen[totals.argmax()]
     order = start
-    for candidate in np.array(candidates, object)[kept]:
-        order = add(order, candidate)
+    for number in np.flatnonzero(kept).tolist():
+        order = add(order, candidates[number])
     before = problem.worth(start)
     trace = np.maximum.accumulate(np.concatenate(history)) + before if history else np.empty(0)
     return Found(order=order, worth=problem.worth(order), bound=None, status="heuristic", history=tuple(trace.tolist()))
@@ -43,12 +43,12 @@ def restarts(problem: Problem, *, num: int = 5000, seed: int = 0) -> Found:
 def _simulate(candidates: Sequence[Candidate], start: np.ndarray, num: int, generator: np.random.Generator) -> np.ndarray:
     """(num, candidates) bool: which ones each simulation adds to `start` (labels, labels) bool."""
     related = start & ~np.eye(len(start), dtype=bool)
-    has_above = np.repeat(related.any(axis=1)[None], num, axis=0)
-    has_below = np.repeat(related.any(axis=0)[None], num, axis=0)
+    has_above = np.tile(np.any(related, axis=1), (num, 1))
+    has_below = np.tile(np.any(related, axis=0), (num, 1))
     a = np.array([candidate.a for candidate in candidates], int)
     b = np.array([candidate.b for candidate in candidates], int)
     equal = np.array([candidate.kind == "equal" for candidate in candidates], bool)
-    orders = generator.permuted(np.repeat(np.arange(len(candidates))[None], num, axis=0), axis=1)
+    orders = generator.permuted(np.tile(np.arange(len(candidates)), (num, 1)), axis=1)
     chosen, rows = np.zeros((num, len(candidates)), bool), np.arange(num)
     for drawn in orders.T:
         of_a, of_b, is_equal = a[drawn], b[drawn], equal[drawn]

@@ -52,7 +52,14 @@ class TaxonomyConfig:
 THESIS = TaxonomyConfig(rules=THESIS_RULES, search=SearchConfig(method="restarts"), leaves=LeavesConfig(singletons=False))
 """As in paper 000, by its words."""
 
-MODES = {"default": TaxonomyConfig(), "thesis": THESIS}
+Mode = Literal["default", "thesis", "custom"]
+
+MODES: dict[Mode, TaxonomyConfig] = {"default": TaxonomyConfig(), "thesis": THESIS}
+
+
+def mode_of(config: TaxonomyConfig) -> Mode:
+    """What a file calls it; custom: none of `MODES`."""
+    return next((mode for mode, of in MODES.items() if of == config), "custom")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +113,7 @@ class Taxonomy:
     """The content of a taxonomy file. All relations are listed, those that follow from others included."""
 
     version: Literal[1]
-    mode: Literal["default", "thesis", "custom"]
+    mode: Mode
     config: TaxonomyConfig
     outcome: Outcome
     labels: dict[str, tuple[str, ...]]
