@@ -14,6 +14,10 @@ Kind = Literal["equal", "subset"]
 """What the first label of a relation is to the second."""
 
 
+ROUNDING = 1e-12
+"""0.7 - 0.2 is less than 0.5 in binary, and is not to be."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rules:
     """How shares become relations. Written p(x, y): of the pixels that x's model predicts as x on images of y's dataset, the part that
@@ -110,12 +114,12 @@ def connect(evidence: Evidence, rules: Rules) -> Connections:
 def _typed(shares: np.ndarray, rules: Rules) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Which pairs are subset, which are equal, (labels, labels) bool each, and the score of each pair."""
     score = shares + shares.T if rules.score == "sum" else shares * shares.T
-    candidate = (score > rules.epsilon) & (score > 0)
+    candidate = score > rules.epsilon + ROUNDING
     if rules.typing == "strict":
         high = shares >= rules.share
         return candidate & high & ~high.T, candidate & high & high.T, score
     difference = shares - shares.T
-    is_equal = np.abs(difference) < rules.delta
+    is_equal = np.abs(difference) < rules.delta - ROUNDING
     # Two shares that are the same are equal labels' even where delta is 0.
     is_equal |= difference == 0
     return candidate & ~is_equal & (difference > 0), candidate & is_equal, score

@@ -103,7 +103,8 @@ def write_evidence(path: Path, evidence: Evidence) -> None:
 def read_evidence(path: Path) -> Evidence:
     """What `write_evidence` wrote. Raises InputError, which names the file."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # Opened here: numpy leaves a file open that turns out to be no whole archive.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return _evidence({name: arrays[name] for name in arrays.files})
     except InputError as error:
         raise InputError(f"{path}: {error}") from None

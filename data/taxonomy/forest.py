@@ -48,7 +48,7 @@ class Forest:
     def parents(self) -> np.ndarray:
         """(groups, groups) bool: `inside` without what lies further up."""
         inside = self.inside.astype(np.int64)
-        return self.inside & (inside @ inside == 0)
+        return np.logical_and(self.inside, inside @ inside == 0)
 
     @cached_property
     def isolated(self) -> tuple[int, ...]:
