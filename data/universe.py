@@ -120,7 +120,11 @@ def read_named(name: str, folder: Path, cls: type[T]) -> T:
     shipped = sorted(path.stem for path in folder.glob("*.yaml"))
     if name not in shipped and not name.endswith((".yaml", ".yml")):
         raise InputError(f"outputs: {name!r} found, expected a .yaml file or one of {', '.join(shipped)}; mend the name")
-    path = folder / f"{name}.yaml" if name in shipped else Path(name).expanduser()
+    return read_file(folder / f"{name}.yaml" if name in shipped else Path(name).expanduser(), cls)
+
+
+def read_file(path: Path, cls: type[T]) -> T:
+    """A `cls` of a YAML file. Raises InputError, which names the file, for whatever of it cannot be used."""
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
     except OSError as error:

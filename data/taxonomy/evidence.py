@@ -1,0 +1,155 @@
+"""What relations between label spaces are found from: how a model of one dataset answers on the images of another, in counts of pixels."""
+
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.errors import InputError
+from data.files import atomic_write
+
+VERSION = 1
+
+Pair = tuple[str, str]
+"""Dataset that the model was trained on, dataset of the images."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evidence:
+    """Confusion matrices between datasets.
+
+    Labels of all datasets are numbered through, dataset after dataset; their full names are DATASET/LABEL. Raises InputError for
+    matrices that do not fit the labels, are negative, of unknown datasets, or all empty.
+    """
+
+    labels: Mapping[str, tuple[str, ...]]
+    """Dataset -> names of its labels, as the view that was evaluated names them."""
+    counts: Mapping[Pair, np.ndarray]
+    """(model's dataset, images' dataset) -> (true labels of the images' dataset, predicted labels of the model's) int64, in pixels.
+    Ignored pixels are in none. A pair that was not evaluated may be absent: what it would say is unknown then."""
+    pixels: Mapping[Pair, int]
+    """Pixels that were evaluated for each matrix: those in it, and those for which nothing was predicted."""
+
+    def __post_init__(self) -> None:
+        if len(self.labels) < 2:
+            raise InputError(f"labels: {', '.join(self.labels) or 'no dataset'} found, expected two datasets or more; add one")
+        for dataset, names in self.labels.items():
+            _check_names(dataset, names)
+        if not self.counts:
+            raise InputError(f"counts: no matrix found, expected some between {', '.join(self.labels)}; evaluate the models")
+        for pair in self.counts:
+            self._check_matrix(pair)
+        if unknown := [pair for pair in self.pixels if pair not in self.counts]:
+            raise InputError(f"pixels: {_shown(unknown[0])} found, of which there is no matrix; remove it")
+        if not any(matrix.any() for matrix in self.counts.values()):
+            raise InputError("counts: no pixel in any matrix found, expected predictions on labelled images; evaluate the models")
+
+    def _check_matrix(self, pair: Pair) -> None:
+        what, (model, images) = f"counts: {_shown(pair)}", pair
+        if model == images or not {model, images} <= set(self.labels):
+            raise InputError(f"{what} found, expected two different datasets out of {', '.join(self.labels)}; mend the names")
+        matrix = self.counts[pair]
+        rows, columns = self.labels[images], self.labels[model]
+        if matrix.shape != (len(rows), len(columns)):
+            raise InputError(
+                f"{what}: {' x '.join(map(str, matrix.shape))} found, expected {len(rows)} true labels of {images} ({_listed(rows)}) "
+                f"x {len(columns)} predicted labels of {model} ({_listed(columns)}); evaluate again with these labels"
+            )
+        if matrix.dtype != np.int64:
+            raise InputError(f"{what}: {matrix.dtype} found, expected int64 counts of pixels; convert them")
+        if (matrix < 0).any():
+            row, column = np.argwhere(matrix < 0)[0]
+            raise InputError(
+                f"{what}: {matrix[row, column]} pixels of {images}/{rows[row]} predicted as {model}/{columns[column]} found, "
+                "expected 0 or more; evaluate again"
+            )
+        if pair not in self.pixels or self.pixels[pair] < matrix.sum():
+            raise InputError(
+                f"pixels: {self.pixels.get(pair, 'nothing')} for {_shown(pair)} found, expected at least the {matrix.sum()} of its matrix"
+            )
+
+    @cached_property
+    def nodes(self) -> tuple[str, ...]:
+        """Full names of all labels, in the order of their numbers."""
+        return tuple(f"{dataset}/{name}" for dataset, names in self.labels.items() for name in names)
+
+    @cached_property
+    def spaces(self) -> np.ndarray:
+        """(labels,) int64: the number of each label's dataset."""
+        return np.repeat(np.arange(len(self.labels)), [len(names) for names in self.labels.values()])
+
+    @cached_property
+    def places(self) -> dict[str, slice]:
+        """Dataset -> numbers of its labels."""
+        ends = np.cumsum([len(names) for names in self.labels.values()]).tolist()
+        return {name: slice(end - len(self.labels[name]), end) for name, end in zip(self.labels, ends, strict=True)}
+
+
+def write_evidence(path: Path, evidence: Evidence) -> None:
+    """Write an .npz, atomically. The same evidence gives the same bytes."""
+    arrays = {"version": np.int64(VERSION), "datasets": np.array(list(evidence.labels))}
+    arrays |= {f"labels/{dataset}": np.array(names) for dataset, names in evidence.labels.items()}
+    for (model, images), matrix in evidence.counts.items():
+        arrays[f"counts/{model}/{images}"] = matrix
+        arrays[f"pixels/{model}/{images}"] = np.int64(evidence.pixels[model, images])
+    with atomic_write(path) as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # numpy takes the keywords for its own options
+
+
+def read_evidence(path: Path) -> Evidence:
+    """What `write_evidence` wrote. Raises InputError, which names the file."""
+    try:
+        # Opened here: numpy leaves a file open that turns out to be no whole archive.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return _evidence({name: arrays[name] for name in arrays.files})
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}, expected a file of confusion matrices; check the path") from None
+    except (ValueError, TypeError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: no file of confusion matrices ({' '.join(str(error).split())}); collect them again") from None
+
+
+def _evidence(arrays: Mapping[str, np.ndarray]) -> Evidence:
+    version = _entry(arrays, "version").tolist()
+    if version != VERSION:
+        raise InputError(f"version: {version} found, expected {VERSION}; collect the matrices again")
+    labels = {str(name): tuple(map(str, _entry(arrays, f"labels/{name}").tolist())) for name in _entry(arrays, "datasets").tolist()}
+    counts = dict(_by_pair(arrays, "counts"))
+    pixels = {pair: int(number) for pair, number in _by_pair(arrays, "pixels")}
+    return Evidence(labels=labels, counts=counts, pixels=pixels)
+
+
+def _entry(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    if name not in arrays:
+        raise InputError(f"{name}: missing, expected a file that this project wrote; collect the matrices again")
+    return arrays[name]
+
+
+def _by_pair(arrays: Mapping[str, np.ndarray], kind: str) -> Iterator[tuple[Pair, Any]]:
+    for name, array in arrays.items():
+        first, *pair = name.split("/")
+        if first == kind and len(pair) == 2:
+            yield (pair[0], pair[1]), array
+
+
+def _check_names(dataset: str, names: Sequence[str]) -> None:
+    if "/" in dataset or not dataset.strip():
+        raise InputError(f"labels: dataset {dataset!r} found, expected a name without '/'; rename it")
+    if not names:
+        raise InputError(f"labels.{dataset}: no label found, expected at least one; add it or leave the dataset out")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice or not all(name.strip() for name in names):
+        raise InputError(f"labels.{dataset}: {twice[0] if twice else 'an empty name'!r} found, expected each label once; rename it")
+
+
+def _shown(pair: Pair) -> str:
+    return f"model of {pair[0]} on images of {pair[1]}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= 6 else f"{', '.join(names[:5])}, ... {names[-1]}"
