@@ -104,6 +104,17 @@ def predict(overrides: Sequence[str]) -> None:
     print(f"{predict_run(config)} pictures labelled in {config.out}")
 
 
+def taxonomy(overrides: Sequence[str]) -> None:
+    """find how the labels of datasets are related"""
+    from rich.console import Console
+
+    from trainers.taxonomy import FindConfig, find, print_taxonomy
+
+    config = build(FindConfig, conf.compose("taxonomy", overrides))
+    print_taxonomy(find(config), Console(width=None if sys.stdout.isatty() else 160))
+    print(f"written to {config.out}")
+
+
 def export(overrides: Sequence[str]) -> None:
     """write a run's model as one file for other runtimes"""
     from trainers.export import ExportConfig, export_run
@@ -149,6 +160,7 @@ SUBCOMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
+    "taxonomy": taxonomy,
     "export": export,
 }
 

@@ -25,6 +25,7 @@ import yaml
 
 from data.config import build
 from data.errors import InputError
+from trainers.collapse import never_said
 from trainers.metrics import scores
 from trainers.run_folder import RunFolder
 
@@ -142,15 +143,21 @@ class Bench:
                 yield [100 * score_of(column, content) for content in contents]
 
     def collapsed(self, variant: str, seeds: Sequence[int]) -> Counter[str]:
-        """Classes that a variant has unlearnt, or never predicts though it has to without labels: in how many of its runs."""
-        contents = [json.loads(self._scores_of(self._name(variant, seed)).read_text()) for seed in seeds]
-        of_scores = {column.dataset for column in self.experiment.scores.values()}
-        return Counter(name for content in contents for dataset in of_scores for name in content.get("collapsed", {}).get(dataset, ()))
+        """Classes of the dataset of the first column that a variant has unlearnt, or never predicts though there are some: in how many of
+        its runs."""
+        title, column = next(iter(self.experiment.scores.items()))
+        found: Counter[str] = Counter()
+        for seed in seeds if title not in self.experiment.without.get(variant, ()) else ():
+            content = json.loads(self._scores_of(self._name(variant, seed)).read_text())
+            entry = content["datasets"][column.dataset]
+            never = never_said(np.array(entry["confusion_matrix"], np.int64), list(entry["iou"]))
+            found.update(dict.fromkeys([*never, *content.get("collapsed", {}).get(column.dataset, ())]))
+        return found
 
     def table(self, seeds: Sequence[int]) -> str:
         """Markdown: mean and standard deviation, and the value of each seed; where there are any, the classes that collapsed."""
         collapsed = {variant: self.collapsed(variant, seeds) for variant in self.experiment.variants}
-        titles = [*self.experiment.scores, *(["collapsed (in runs)"] if any(collapsed.values()) else [])]
+        titles = [*self.experiment.scores, *(["never predicted or collapsed (in runs)"] if any(collapsed.values()) else [])]
         rows = [["variant", *titles], ["---"] * (1 + len(titles))]
         for variant, classes in collapsed.items():
             found = ", ".join(f"{name} ({runs})" for name, runs in classes.most_common()) or "none"

@@ -1,4 +1,4 @@
-"""What domain adaptation is for, at a size that takes a minute: from rendered streets to a real look-alike without labels."""
+"""What domain adaptation is for, at a size that takes a minute or two: from rendered streets to a real look-alike without labels."""
 
 import json
 from pathlib import Path

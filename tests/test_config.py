@@ -16,6 +16,7 @@ from trainers.config import JobConfig
 from trainers.evaluation.command import EvaluateConfig
 from trainers.export import ExportConfig
 from trainers.predict import PredictConfig
+from trainers.taxonomy import FindConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +81,7 @@ PRIMARY: dict[str, tuple[type, list[str]]] = {
     "evaluate": (EvaluateConfig, ["run=x"]),
     "predict": (PredictConfig, ["run=x", "images=y", "out=z"]),
     "export": (ExportConfig, ["run=x", "format=onnx"]),
+    "taxonomy": (FindConfig, ["evidence=x", "out=y"]),
 }
 NEEDED = {
     ("data", "mine"): ["data.root=x", "data.mix={a: 2}"],

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from spaces import SPACES, VIEWS
+from spaces import UNIVERSE as UNIVERSE_OF_SPACES
 from test_distributed import CPU, on_ranks
 from test_masks import slow_class_mask
 from test_supervision import batch_of, small_model
@@ -25,9 +26,11 @@ from data.photometric import PHOTOMETRIC, augment
 from data.shards import ShardSplit
 from data.types import Batch
 from models.batchnorm import synchronise_batchnorm
+from models.outputs import UniversalConfig
 from models.outputs.base import LossTerm
 from taxomix import main
 from trainers.mixing.config import ClassMixConfig, DacsConfig
+from trainers.mixing.exchange import Group
 from trainers.mixing.masks import blend, priorities
 from trainers.mixing.trainer import MixTrainer
 from trainers.optim import SgdConfig, build_optimizer
@@ -221,9 +224,7 @@ def test_alignment_multiplies_by_the_shares_that_are_wanted_over_those_that_were
     torch.testing.assert_close(running, 0.99 * torch.tensor([0.4, 0.3, 0.2, 0.1]).double() + 0.01 * counts / counts.sum())
 
 
-def trainer_group(batch: Batch) -> Any:
-    from trainers.mixing.exchange import Group
-
+def trainer_group(batch: Batch) -> Group:
     return Group.of(batch, "unlabelled")
 
 
@@ -267,6 +268,24 @@ def test_every_picture_of_the_source_is_pasted_in_turn() -> None:
         assert trainer._last is not None
         pasted.append(trainer._last.pasted_datasets)
     assert pasted == [("coarse", "coarse"), ("signs", "coarse"), ("coarse", "signs")]
+
+
+def test_labels_that_teach_nothing_are_never_pasted() -> None:
+    """Nothing is known of what `sky` is: whatever half of the classes is chosen, its pixels stay what they were."""
+    labels = {**UNIVERSE_OF_SPACES.labels, "coarse": {**UNIVERSE_OF_SPACES.labels["coarse"], "sky": ()}}
+    space = UniversalConfig(name="universal", universe=replace(UNIVERSE_OF_SPACES, labels=labels))
+    trainer = MixTrainer(small_model(space, VIEWS), DacsConfig(name="dacs", strong="none")).double()
+    sky = VIEWS["coarse"].names.index("sky")
+    num_pasted = 0
+    for seed in range(5):
+        batch = mix_batch("dacs", num_others=2, seed=seed)
+        batch = replace(batch, step=0)  # both of coarse are pasted
+        trainer.losses(batch)
+        assert trainer._last is not None
+        is_sky = batch.labels[:2] == sky
+        assert not (trainer._last.mask & is_sky).any()
+        num_pasted += int(trainer._last.mask.sum())
+    assert num_pasted > 0
 
 
 def test_strong_changes_are_not_those_that_the_picture_had() -> None:
@@ -344,6 +363,7 @@ def run_mixing(rank: int, world_size: int, out: dict[str, Tensor]) -> None:
     for kind, space, keys in (
         ("classmix", "universal", {"weight": "share"}),
         ("classmix", "shared", {"target": "soft", "weight": "sample", "mask": "cow"}),
+        ("dacs", "universal", {"weight": "pixel"}),
         ("dacs", "joint", {"align": {"fine": {"road": 0.1, "grass": 0.2, "car": 0.3, "sign": 0.4}}}),
     ):
         trainer = trainer_of(kind, space, threshold=0.6, **keys)
@@ -356,6 +376,10 @@ def run_mixing(rank: int, world_size: int, out: dict[str, Tensor]) -> None:
             result = train_step(losses, [batch], update, Ranks(rank=rank, world_size=world_size))
             trainer.after_step(seed)
             out[f"{kind} {space} {seed}"] = torch.tensor(list(result.losses.values()), dtype=torch.float64)
+            last, group = trainer._last, Group.of(batch, ROLES[kind][1])
+            assert last is not None
+            mixed = {"labels": blend(last.mask, last.pasted.labels, last.base.labels), "weights": last.weights, "images": last.images}
+            out |= {f"{kind} {space} {seed} {name}": group.gather(values.contiguous()) for name, values in mixed.items()}
         out |= {f"{kind} {space} {name}": tensor.detach().clone() for name, tensor in trainer.state_dict().items()}
 
 

@@ -46,12 +46,52 @@ SMALL = evidence_of([[90, 0, 10], [5, 70, 10], [5, 30, 80]], [[25, 5, 10], [5, 6
 # --- Table 6.2 of paper 000 ---
 
 VOC = tuple(
-    "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant sheep sofa "
-    "train tvmonitor".split()  # noqa: SIM905
+    [
+        "background",
+        "aeroplane",
+        "bicycle",
+        "bird",
+        "boat",
+        "bottle",
+        "bus",
+        "car",
+        "cat",
+        "chair",
+        "cow",
+        "diningtable",
+        "dog",
+        "horse",
+        "motorbike",
+        "person",
+        "pottedplant",
+        "sheep",
+        "sofa",
+        "train",
+        "tvmonitor",
+    ]
 )
 CITY = tuple(
-    "road,sidewalk,building,wall,fence,pole,traffic light,traffic sign,vegetation,terrain,sky,person,rider,car,truck,bus,train,"
-    "motorcycle,bicycle".split(",")  # noqa: SIM905
+    [
+        "road",
+        "sidewalk",
+        "building",
+        "wall",
+        "fence",
+        "pole",
+        "traffic light",
+        "traffic sign",
+        "vegetation",
+        "terrain",
+        "sky",
+        "person",
+        "rider",
+        "car",
+        "truck",
+        "bus",
+        "train",
+        "motorcycle",
+        "bicycle",
+    ]
 )
 
 # VOC label, Cityscapes label, what the first is to the second, score, least and largest p of the VOC label's column, the same of the

@@ -255,5 +255,7 @@ def model_from_checkpoint(
     trainer = build_trainer(job, views, device)
     trainer.load_state_dict(weights_of(state, averaged=averaged))
     if teacher and "teacher" not in trainer.companions:
-        raise InputError(f"teacher=true: a run of trainer={job.trainer.name} without one found, expected classmix or dacs; remove teacher=")
+        raise InputError(
+            f"teacher=true: a run of trainer={job.trainer.name} without one found, expected classmix or dacs with a mask; remove teacher="
+        )
     return (trainer.companions["teacher"] if teacher else trainer.model).eval()

@@ -112,7 +112,7 @@ class _SetLossFunction(torch.autograd.Function):
                     totals[number] += losses.sum()
                 else:
                     kind = kinds[:, rows].unsqueeze(dim)
-                    totals += torch.stack([(losses * (kind == number)).sum() for number in range(num_kinds)])
+                    totals += torch.stack([torch.where(kind == number, losses, 0).sum() for number in range(num_kinds)])
         ctx.save_for_backward(grad, *(() if kinds is None else (kinds,)))
         ctx.channels = [term.channels for term in terms]
         return totals

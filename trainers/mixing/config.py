@@ -49,8 +49,8 @@ class MixConfigBase(TrainerConfigBase):
     which is what the paper takes and nobody has who needs it. The teacher's probabilities are multiplied by these over the running
     shares of its labels."""
     align_limit: float | None = None
-    """The most that alignment multiplies a class by, such as 10. Without one, as in the paper, it grows beyond all bounds for a class that
-    is never seen, be it that nothing teaches it."""
+    """The most that alignment multiplies a class by, such as 10. Without one, as in the paper, that of a class which is never seen, be it
+    that nothing teaches it, grows by 1 % a step, up to a million times its wanted share."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

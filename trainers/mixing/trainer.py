@@ -51,6 +51,12 @@ class MixTrainer(Trainer):
                 wanted = [shares.get(label, 0.0) if isinstance(shares, dict) else 1.0 for label in view.names]
                 for kind in ("wanted", "running"):
                     self.register_buffer(f"{kind}_{self._numbers[name]}", _shares(torch.tensor(wanted, dtype=torch.float64)))
+        for name, number in self._numbers.items():
+            given = self.table(name).clone()
+            for label, leaves in enumerate(model.outputs.label_leaves(name)):
+                if not leaves:
+                    given[given == label] = IGNORE_INDEX
+            self.register_buffer(f"given_{number}", given.byte(), persistent=False)
         self._indices: dict[tuple[tuple[int, ...], torch.device], Tensor] = {}
         self._last: Mixed | None = None
         """Of the last step, for panels: it is held until the next."""
@@ -91,10 +97,10 @@ class MixTrainer(Trainer):
     # The teacher's answers.
 
     def _given(self, part: Batch, group: Group) -> Answers:
-        """Pictures with their labels."""
+        """Pictures with their labels; one that is no leaf's teaches nothing, and is as good as none."""
         labels = torch.full_like(part.labels, IGNORE_INDEX)
         for name, index in part.rows.items():
-            labels[index] = self.table(name)[part.labels[index].long()].byte()
+            labels[index] = self.get_buffer(f"given_{self._numbers[name]}")[part.labels[index].long()]
         confidence = torch.ones(labels.shape, device=labels.device)
         return Answers(
             group=group, images=part.images, labels=labels, confidence=confidence, probabilities=self._one_hot(labels, part.rows)
