@@ -45,54 +45,16 @@ SMALL = evidence_of([[90, 0, 10], [5, 70, 10], [5, 30, 80]], [[25, 5, 10], [5, 6
 
 # --- Table 6.2 of paper 000 ---
 
-VOC = tuple(
-    [
-        "background",
-        "aeroplane",
-        "bicycle",
-        "bird",
-        "boat",
-        "bottle",
-        "bus",
-        "car",
-        "cat",
-        "chair",
-        "cow",
-        "diningtable",
-        "dog",
-        "horse",
-        "motorbike",
-        "person",
-        "pottedplant",
-        "sheep",
-        "sofa",
-        "train",
-        "tvmonitor",
-    ]
+# fmt: off
+VOC = (
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse",
+    "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )
-CITY = tuple(
-    [
-        "road",
-        "sidewalk",
-        "building",
-        "wall",
-        "fence",
-        "pole",
-        "traffic light",
-        "traffic sign",
-        "vegetation",
-        "terrain",
-        "sky",
-        "person",
-        "rider",
-        "car",
-        "truck",
-        "bus",
-        "train",
-        "motorcycle",
-        "bicycle",
-    ]
+CITY = (
+    "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation", "terrain", "sky", "person",
+    "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle",
 )
+# fmt: on
 
 # VOC label, Cityscapes label, what the first is to the second, score, least and largest p of the VOC label's column, the same of the
 # Cityscapes label's. The table has relations and scores; the ranges follow from delta = 0.5 and shares of 1 at most.

@@ -53,7 +53,7 @@ class Forest:
     @cached_property
     def isolated(self) -> tuple[int, ...]:
         """Groups of one label that is related to none."""
-        related = self.inside.any(axis=0) | self.inside.any(axis=1)
+        related = np.any(self.inside | self.inside.T, axis=1)
         return tuple(number for number, group in enumerate(self.groups) if len(group) == 1 and not related[number])
 
     @cached_property
