@@ -151,7 +151,7 @@ class Bench:
             content = json.loads(self._scores_of(self._name(variant, seed)).read_text())
             entry = content["datasets"][column.dataset]
             never = never_said(np.array(entry["confusion_matrix"], np.int64), list(entry["iou"]))
-            found.update(dict.fromkeys([*never, *content.get("collapsed", {}).get(column.dataset, ())]))
+            found.update(list(dict.fromkeys([*never, *content.get("collapsed", {}).get(column.dataset, ())])))
         return found
 
     def table(self, seeds: Sequence[int]) -> str:
