@@ -93,12 +93,16 @@ def test_one_who_stops_does_not_wait_for_a_dead_server(server: FaultyServer, tmp
         server.faults.status(".tar", 503, times=1000)
     else:
         server.faults.stall(".tar", times=1000)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the background is started to ignore it
     begin = time.monotonic()
     timer = threading.Timer(1.0, signal.pthread_kill, (threading.get_ident(), signal.SIGINT))
     timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        next(batches)
-    timer.join()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            next(batches)
+        timer.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert time.monotonic() - begin < 15
     server.faults.clear()
 

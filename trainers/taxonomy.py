@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from rich.console import Console
 from rich.markup import escape
@@ -27,6 +27,8 @@ from data.taxonomy import (
 from data.taxonomy.pictures import shares_picture, tree_picture
 from trainers.evaluation.cross import Collected, CrossConfig, collect
 
+Value = bool | int | float | str
+
 
 @dataclass(frozen=True, kw_only=True)
 class FindConfig(CrossConfig):
@@ -36,10 +38,10 @@ class FindConfig(CrossConfig):
     """Matrices stored by an earlier call, in place of runs."""
     out: Path
     mode: Literal["default", "thesis"] = "default"
-    rules: dict[str, Any] = field(default_factory=dict)
+    rules: dict[str, Value] = field(default_factory=dict)
     """Keys of `Rules` (data/taxonomy/connections.py) that are to be others than those of the mode; the same for the next two."""
-    search: dict[str, Any] = field(default_factory=dict)
-    leaves: dict[str, Any] = field(default_factory=dict)
+    search: dict[str, Value] = field(default_factory=dict)
+    leaves: dict[str, Value] = field(default_factory=dict)
     overrides: Path | None = None
 
     def __post_init__(self) -> None:

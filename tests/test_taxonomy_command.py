@@ -1,0 +1,111 @@
+"""`taxomix taxonomy`: from runs, and from what an earlier call stored, to files that training reads."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.taxonomy import read_evidence, read_taxonomy, write_evidence
+from data.taxonomy.evidence import Evidence
+from data.universe import read_universe
+from taxomix import main
+
+
+@pytest.fixture(scope="module")
+def runs(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of disks and of tones by themselves, and one of both."""
+    folder = tmp_path_factory.mktemp("runs")
+    words = [
+        "data=mine",
+        f"data.root={shards}",
+        "data.crop.size=[64, 64]",
+        "loop.steps=2",
+        "loop.overlays=0",
+        "cluster=none",
+        "model=edanet",
+    ]
+    for name, mix in {"disks": "{disks: 2}", "tones": "{tones: 2}", "both": "{disks: 1, tones: 1}"}.items():
+        concat = ["outputs=concat"] if name == "both" else []
+        assert main(["train", *words, *concat, f"data.mix={mix}", f"run.dir={folder}", f"run.name={name}"]) == 0
+    return folder
+
+
+SURE = "rules={share: 0.0}"
+"""Models of two steps are right about nothing; whatever share they have counts."""
+
+
+def test_runs_of_one_dataset_each_give_files_that_can_be_trained_with(runs: Path, tmp_path: Path, shards: Path) -> None:
+    out = tmp_path / "out"
+    assert main(["taxonomy", f"runs=[{runs / 'disks'}, {runs / 'tones'}]", f"out={out}", SURE]) == 0
+    evidence = read_evidence(out / "evidence.npz")
+    assert evidence.labels == {"disks": ("ground", "red", "blue"), "tones": ("dark", "colourful")}
+    pixels = 4 * 72 * 96  # four images in each val split; two of 72 rows are ignored
+    assert {pair: evidence.pixels[pair] for pair in evidence.counts} == dict.fromkeys(
+        (("disks", "tones"), ("tones", "disks")), pixels * 70 // 72
+    )
+    assert evidence.counts["disks", "tones"].shape == (2, 3)
+    taxonomy = read_taxonomy(out / "taxonomy.yaml")
+    assert taxonomy.relations
+    universe = read_universe(str(out / "universe.yaml"))
+    assert all(leaf.color is not None for leaf in universe.leaves)  # those of the datasets
+    assert {path.name for path in (out / "shares").iterdir()} == {"disks_on_tones.png", "tones_on_disks.png"}
+    assert (out / "tree.png").stat().st_size > 1000
+    words = [
+        "data=mine",
+        f"data.root={shards}",
+        "data.mix={disks: 1, tones: 1}",
+        "data.crop.size=[64, 64]",
+        "loop.steps=1",
+        "loop.overlays=0",
+    ]
+    words += ["outputs=universal", f"outputs.universe={out / 'universe.yaml'}", "cluster=none", "model=edanet"]
+    assert main(["train", *words, f"run.dir={tmp_path}", "run.name=universal"]) == 0
+
+
+def test_stored_evidence_needs_no_model_and_gives_the_same(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["taxonomy", f"runs=[{runs / 'both'}]", f"out={tmp_path / 'a'}", SURE]) == 0
+    assert "relations worth" in capsys.readouterr().out
+    assert main(["taxonomy", f"evidence={tmp_path / 'a' / 'evidence.npz'}", f"out={tmp_path / 'b'}", SURE]) == 0
+    first, second = ((tmp_path / name / "taxonomy.yaml").read_text() for name in ("a", "b"))
+    assert first == second
+    assert (tmp_path / "a" / "evidence.npz").read_bytes() == (tmp_path / "b" / "evidence.npz").read_bytes()
+
+
+def test_overrides_and_modes_count(tmp_path: Path) -> None:
+    right = np.array([[90_000, 1000], [1000, 90_000]], np.int64)
+    pixels = {pair: int(right.sum()) for pair in (("a", "b"), ("b", "a"))}
+    evidence = Evidence(labels={"a": ("road", "car"), "b": ("street", "auto")}, counts=dict.fromkeys(pixels, right), pixels=pixels)
+    write_evidence(tmp_path / "e.npz", evidence)
+    words = ["taxonomy", f"evidence={tmp_path / 'e.npz'}", f"out={tmp_path / 'out'}"]
+    for mode in ("default", "thesis"):
+        assert main([*words, f"mode={mode}"]) == 0
+        taxonomy = read_taxonomy(tmp_path / "out" / "taxonomy.yaml")
+        assert {(r.a, r.kind, r.b) for r in taxonomy.relations} == {("a/road", "equal", "b/street"), ("a/car", "equal", "b/auto")}
+        assert taxonomy.mode == mode
+    (tmp_path / "mine.yaml").write_text("version: 1\nforbid: [a/car ~ b/auto]\n")
+    assert main([*words, f"overrides={tmp_path / 'mine.yaml'}"]) == 0
+    assert [(r.a, r.b) for r in read_taxonomy(tmp_path / "out" / "taxonomy.yaml").relations] == [("a/road", "b/street")]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "expected runs=[RUN, RUN] or evidence=FILE"),
+        (["runs=[nowhere]"], "runs: nowhere: run=nowhere: no such folder"),
+        (["evidence=nowhere.npz"], "nowhere.npz"),
+        (["evidence=x", "rules={shar: 1}"], "shar"),
+    ],
+)
+def test_what_cannot_work_is_one_line(words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["taxonomy", *words, f"out={tmp_path / 'out'}"]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dataset_in_two_runs_is_told(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["taxonomy", f"runs=[{runs / 'disks'}, {runs / 'both'}]", f"out={tmp_path / 'out'}"]) == 2
+    assert "runs: disks found in" in capsys.readouterr().err
+    assert main(["taxonomy", f"runs=[{runs / 'disks'}]", f"out={tmp_path / 'out'}"]) == 2
+    assert "expected two datasets or more" in capsys.readouterr().err
