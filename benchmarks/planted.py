@@ -21,6 +21,7 @@ def plant(
     confusion: float = 0.0,
     missing: float = 0.0,
     swapped: float = 0.0,
+    left_out: float = 0.0,
     pixels: int = 10**8,
 ) -> Planted:
     """`sizes` labels for each dataset, each space a cut through one random tree of things whose sizes spread over three decades.
@@ -28,7 +29,8 @@ def plant(
     confusion: the part of the predictions of each label, on average, that is wrong: half of that is truly of two labels, the rest of all
     as they are frequent. missing: the part of each dataset's labels whose things do not occur on its images; they are predicted there
     by mistake alone, and rarely. swapped: the part of the things that a dataset gives to another label than the tree does, so that
-    labels overlap in part.
+    labels overlap in part. left_out: the part of the labels that a dataset does not have: their things are ignored on its images, and
+    never predicted by its model, so that labels of others have no counterpart.
     """
     generator = np.random.default_rng(seed)
     parents = _tree(generator, max(sizes) * 2)
@@ -44,8 +46,14 @@ def plant(
                 matrix = _matrix(generator, model, images, mass, confusion, missing, pixels)
                 counts[f"d{m}", f"d{d}"] = matrix
                 evaluated[f"d{m}", f"d{d}"] = int(matrix.sum())
-    evidence = Evidence(labels=labels, counts=counts, pixels=evaluated)
-    every = np.concatenate(members)
+    kept = [np.sort(generator.permutation(size)[: max(1, round(size * (1 - left_out)))]) for size in sizes]
+    places = dict(zip(labels, kept, strict=True))
+    evidence = Evidence(
+        labels={dataset: tuple(names[place] for place in places[dataset].tolist()) for dataset, names in labels.items()},
+        counts={(m, d): matrix[places[d]][:, places[m]] for (m, d), matrix in counts.items()},
+        pixels=evaluated,
+    )
+    every = np.concatenate([space[keep] for space, keep in zip(members, kept, strict=True)])
     below = ~(every[:, None] & ~every[None]).any(axis=-1)
     return Planted(evidence=evidence, below=below & ((evidence.spaces[:, None] != evidence.spaces) | np.eye(len(every), dtype=bool)))
 

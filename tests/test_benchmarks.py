@@ -88,3 +88,13 @@ def test_mixing_step_prints_the_step_and_its_parts() -> None:
     rows = cells(run("mixing_step", "--network", "edanet", "--size", "64", "96", "--samples", "1", "--rounds", "1", "--strong", "dacs"))
     assert rows["these three"][1].startswith("1.000")
     assert float(rows["the whole step"][0]) > float(rows["the average of the teacher"][0]) > 0
+
+
+def test_taxonomy_search_finds_the_truth_where_models_are_right() -> None:
+    words = ["--labels", "5", "6", "--labels", "4", "5", "4", "--noise", "none", "--typing", "--seeds", "2", "--restarts", "50"]
+    lines = [line.split(" | ") for line in run("taxonomy_search", *words).splitlines() if line.startswith("| ")][2:]
+    assert [(line[0], line[3]) for line in lines] == [
+        *(("| 5 + 6", name) for name in ("exact", "greedy", "restarts")),
+        *(("| 4 + 5 + 4", name) for name in ("exact", "greedy")),
+    ]
+    assert [line[-1] for line in lines if line[3] == "exact"] == ["1.000 |", "1.000 |"]

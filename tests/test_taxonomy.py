@@ -168,7 +168,7 @@ def test_the_papers_universal_classes() -> None:
 
 
 def test_shares_are_of_columns_and_by_perspective() -> None:
-    connections = connect(SMALL, Rules())
+    connections = connect(SMALL, Rules(share=0.5))
     car, person, city_car, rider = (SMALL.nodes.index(name) for name in ("voc/car", "voc/person", "city/car", "city/rider"))
     assert connections.shares[car, city_car] == pytest.approx(0.9)
     assert connections.shares[city_car, car] == pytest.approx(0.25)
@@ -213,10 +213,10 @@ EQUAL, SUBSET, SUPERSET = ("m/a", "equal", "n/b"), ("m/a", "subset", "n/b"), ("n
         (Rules(typing="strict"), 500, 500, {EQUAL}),
         (Rules(typing="strict"), 700, 450, {SUBSET}),
         (Rules(typing="strict"), 450, 700, {SUPERSET}),
-        (Rules(), 500, 0, set()),
-        (Rules(), 700, 100, {SUBSET}),
-        (Rules(), 700, 450, {SUBSET, EQUAL}),
-        (Rules(), 700, 600, {SUBSET, SUPERSET, EQUAL}),
+        (Rules(share=0.5), 500, 0, set()),
+        (Rules(share=0.5), 700, 100, {SUBSET}),
+        (Rules(share=0.5), 700, 450, {SUBSET, EQUAL}),
+        (Rules(share=0.5), 700, 600, {SUBSET, SUPERSET, EQUAL}),
     ],
 )
 def test_which_kinds_two_shares_allow(rules: Rules, first: int, second: int, expected: set[tuple[str, str, str]]) -> None:
@@ -243,7 +243,7 @@ def test_min_found_takes_away_shares_of_labels_that_are_mostly_something_else() 
     assert connect(evidence, Rules(min_found=0.09)).shares[0, 3] == pytest.approx(0.9)
 
 
-@pytest.mark.parametrize("field", ["share", "delta", "min_part", "min_found", "epsilon", "min_pixels"])
+@pytest.mark.parametrize("field", ["share", "high", "delta", "min_part", "min_found", "epsilon", "min_pixels"])
 def test_rules_out_of_range_are_told(field: str) -> None:
     with pytest.raises(InputError, match=field):
         Rules(**{field: -1})

@@ -201,6 +201,6 @@ def test_what_only_follows_from_others_counts(seen: int, all_equal: bool) -> Non
         matrix[1:, 0] = (100 - matrix[0, 0]) // 4
         counts[pair] = matrix
     evidence = Evidence(labels=labels, counts=counts, pixels=dict.fromkeys(counts, 200))
-    found = exact(Problem(connections=connect(evidence, Rules())))
+    found = exact(Problem(connections=connect(evidence, Rules(share=0.5))))
     assert bool(found.order.equal[0, 10]) == all_equal
     assert found.worth == pytest.approx(0.8 if all_equal else 0.6, abs=0.02)

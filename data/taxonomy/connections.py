@@ -26,9 +26,12 @@ class Rules:
     typing: Literal["shares", "difference", "strict"] = "shares"
     """shares: each direction by itself: x below y is worth p(x, y) - `share`, and equal is both. difference: paper 000, one kind
     for each pair: equal where the shares differ by less than `delta`, else the label of the larger share is the subset; worth the
-    score of the pair. strict: equal where both shares reach `share`, subset where one does; worth the score."""
-    share: float = 0.5
-    """In 0..1: from which share on a direction speaks for a relation; below it, it speaks against."""
+    score of the pair. strict: equal where both shares reach `high`, subset where one does; worth the score."""
+    share: float = 0.35
+    """In 0..1: from which share on a direction speaks for a relation; below it, it speaks against, with any typing. Higher finds fewer
+    relations; benchmarks/README.md compares."""
+    high: float = 0.5
+    """In 0..1; only with typing strict."""
     score: Literal["sum", "product"] = "sum"
     """Of the two shares of a pair; not with typing shares."""
     epsilon: float = 0.33
@@ -43,7 +46,7 @@ class Rules:
     """p(x, y) is taken for 0 where less than this part of the pixels that are truly y is predicted as x."""
 
     def __post_init__(self) -> None:
-        for name in ("share", "delta", "min_part", "min_found"):
+        for name in ("share", "high", "delta", "min_part", "min_found"):
             if not 0 <= getattr(self, name) <= 1:
                 raise FieldError(name, f"{getattr(self, name):g} found, expected a part in 0..1; mend it")
         for name in ("epsilon", "min_pixels"):
@@ -116,7 +119,7 @@ def _typed(shares: np.ndarray, rules: Rules) -> tuple[np.ndarray, np.ndarray, np
     score = shares + shares.T if rules.score == "sum" else shares * shares.T
     candidate = score > rules.epsilon + ROUNDING
     if rules.typing == "strict":
-        high = shares >= rules.share
+        high = shares >= rules.high
         return candidate & high & ~high.T, candidate & high & high.T, score
     difference = shares - shares.T
     is_equal = np.abs(difference) < rules.delta - ROUNDING
