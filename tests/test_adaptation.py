@@ -33,8 +33,8 @@ JOB = (
 
 @pytest.mark.timeout(400)
 def test_adaptation_is_better_than_the_source_alone(tmp_path: Path) -> None:
-    """With seed 0 the source alone had an mIoU of 20.8 on the target, IntraMix 26.4 and DACS 23.5; after 250 steps both are ahead by 4 points
-    and more on each of three seeds (benchmarks/experiments/streets_rendered.yaml)."""
+    """With seed 0 the source alone had an mIoU of 20.8 on the target, IntraMix 26.4 and DACS 23.5; after 250 steps both are ahead by
+    4 points and more on each of three seeds (benchmarks/experiments/streets_rendered.yaml)."""
     assert main(["prepare", *DRAWN, f"out={tmp_path / 'shards'}", "workers=1"]) == 0
     on_target = {}
     for name, words in {"source": ["trainer.mask=none"], "mixed": ["trainer.mix=intra", "trainer.rounding=down"]}.items():
