@@ -4,9 +4,8 @@
 
 Label spaces are planted (benchmarks/planted.py): cuts through one random tree of things, and models of which a part of each label's
 predictions is wrong, some labels do not occur, and some things are given to other labels than the tree does; with gaps, three labels of
-ten have been taken out of each dataset. Found and true pairs of
-related labels are compared by
-F1: twice those in both over the sum of both numbers.
+ten have been taken out of each dataset. Found and true pairs of related labels are compared by F1: twice those in both over the sum of
+both numbers.
 """
 
 import argparse

@@ -1,8 +1,6 @@
 """Every adapter, on look-alikes of the official downloads: prepared with the command, read back, compared id by id."""
 
-import importlib.util
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,8 +35,6 @@ from data.images import decode_jpeg, decode_label
 from data.labels import IGNORE_INDEX
 from data.shards import ShardSplit
 from taxomix import main
-
-NEEDS_SCIPY = pytest.mark.skipif(importlib.util.find_spec("scipy") is None, reason="MATLAB files are written with scipy")
 
 
 def prepare(dataset: str, root: Path, out: Path, *words: str) -> int:
@@ -162,7 +158,6 @@ def write_sbd_mat(root: Path, name: str, label: np.ndarray) -> None:
     scipy_io.savemat(path, {"GTcls": content}, do_compression=True)
 
 
-@NEEDS_SCIPY
 def test_sbd_as_it_is_downloaded(tmp_path: Path) -> None:
     root = tmp_path / "download"
     expected = write_voc_sbd(root, write_sbd_mat)
@@ -170,7 +165,6 @@ def test_sbd_as_it_is_downloaded(tmp_path: Path) -> None:
     check_shards(tmp_path / "out" / "voc", expected)
 
 
-@NEEDS_SCIPY
 def test_gta5_in_its_official_splits(tmp_path: Path) -> None:
     from scipy import io as scipy_io
 
@@ -180,16 +174,6 @@ def test_gta5_in_its_official_splits(tmp_path: Path) -> None:
     assert prepare("gta5", root, tmp_path / "out", "dataset.splits=official") == 0
     keys = {"train": ["00001", "00003"], "val": ["00002"], "test": ["24966"]}
     check_shards(tmp_path / "out" / "gta5", {split: {key: samples[key] for key in of} for split, of in keys.items()})
-
-
-def test_matlab_files_without_scipy_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    root = tmp_path / "download"
-    write_gta5(root)
-    (root / "split.mat").write_bytes(b"MATLAB")
-    for name in ("scipy", "scipy.io"):
-        monkeypatch.setitem(sys.modules, name, None)
-    assert prepare("gta5", root, tmp_path / "out", "dataset.splits=official") == 2
-    assert "split.mat: MATLAB files are read with the package scipy, which is not installed" in capsys.readouterr().err
 
 
 def test_the_config_of_vistas_is_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 from spaces import SPACES, VIEWS
-from test_mixing import MIX, job, mix_batch, trainer_of
+from test_mixing import mix_batch, trainer_of
+from test_mixing_jobs import MIX, job
 from test_supervision import small_model
 from tiny import read_metrics
 
@@ -80,7 +81,7 @@ def test_a_step_waits_for_nothing_but_its_losses(case: str, space: str) -> None:
         assert gpu.losses == pytest.approx(cpu.losses, rel=1e-6, abs=1e-9)
 
 
-def test_so_does_the_flat_trainer() -> None:
+def test_a_step_of_the_flat_trainer_waits_for_nothing_but_its_losses() -> None:
     batches = [pinned(mix_batch("classmix", seed=seed)) for seed in (0, 1, 1)]
     trainers = [FlatTrainer(small_model(SPACES["universal"], VIEWS), FlatConfig(name="flat")) for _ in range(2)]
     on_gpu, on_cpu = (steps(trainer, batches, device, strict_after=2) for trainer, device in zip(trainers, (GPU, CPU), strict=True))

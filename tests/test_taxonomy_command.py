@@ -1,12 +1,11 @@
 """`taxomix taxonomy`: from runs, and from what an earlier call stored, to files that training reads."""
 
+import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from data.taxonomy import read_evidence, read_taxonomy, write_evidence
-from data.taxonomy.evidence import Evidence
+from data.taxonomy import read_evidence, read_taxonomy
 from data.universe import read_universe
 from taxomix import main
 
@@ -37,7 +36,7 @@ SURE = "rules={share: 0.0}"
 def test_runs_of_one_dataset_each_give_files_that_can_be_trained_with(runs: Path, tmp_path: Path, shards: Path) -> None:
     out = tmp_path / "out"
     assert main(["taxonomy", f"runs=[{runs / 'disks'}, {runs / 'tones'}]", f"out={out}", SURE]) == 0
-    evidence = read_evidence(out / "evidence.npz")
+    evidence = read_evidence(out / "confusions.json")
     assert evidence.labels == {"disks": ("ground", "red", "blue"), "tones": ("dark", "colourful")}
     pixels = 4 * 72 * 96  # four images in each val split; two of 72 rows are ignored
     assert {pair: evidence.pixels[pair] for pair in evidence.counts} == dict.fromkeys(
@@ -65,18 +64,22 @@ def test_runs_of_one_dataset_each_give_files_that_can_be_trained_with(runs: Path
 def test_stored_evidence_needs_no_model_and_gives_the_same(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["taxonomy", f"runs=[{runs / 'both'}]", f"out={tmp_path / 'a'}", SURE]) == 0
     assert "relations worth" in capsys.readouterr().out
-    assert main(["taxonomy", f"evidence={tmp_path / 'a' / 'evidence.npz'}", f"out={tmp_path / 'b'}", SURE]) == 0
-    first, second = ((tmp_path / name / "taxonomy.yaml").read_text() for name in ("a", "b"))
-    assert first == second
-    assert (tmp_path / "a" / "evidence.npz").read_bytes() == (tmp_path / "b" / "evidence.npz").read_bytes()
+    assert main(["taxonomy", f"evidence={tmp_path / 'a' / 'confusions.json'}", f"out={tmp_path / 'b'}", SURE]) == 0
+    assert main(["evaluate", f"run={runs / 'both'}", f"out={tmp_path / 'e'}", "cross=true", "overlays=0", "worst=0"]) == 0
+    assert main(["taxonomy", f"evidence={tmp_path / 'e' / 'confusions.json'}", f"out={tmp_path / 'c'}", SURE]) == 0
+    first, second = (read_taxonomy(tmp_path / name / "taxonomy.yaml") for name in ("a", "c"))
+    assert set(first.relations) == set(second.relations)
+    assert (tmp_path / "a" / "taxonomy.yaml").read_text() == (tmp_path / "b" / "taxonomy.yaml").read_text()
 
 
 def test_overrides_and_modes_count(tmp_path: Path) -> None:
-    right = np.array([[90_000, 1000], [1000, 90_000]], np.int64)
-    pixels = {pair: int(right.sum()) for pair in (("a", "b"), ("b", "a"))}
-    evidence = Evidence(labels={"a": ("road", "car"), "b": ("street", "auto")}, counts=dict.fromkeys(pixels, right), pixels=pixels)
-    write_evidence(tmp_path / "e.npz", evidence)
-    words = ["taxonomy", f"evidence={tmp_path / 'e.npz'}", f"out={tmp_path / 'out'}"]
+    labels = {"a": ["road", "car"], "b": ["street", "auto"]}
+    right = {"counts": [[90_000, 1000], [1000, 90_000]], "no_prediction": [0, 0]}
+    pairs = [
+        {"labels_of": d, "predictions_of": m, "labels": labels[d], "predictions": labels[m], **right} for m, d in (("a", "b"), ("b", "a"))
+    ]
+    (tmp_path / "e.json").write_text(json.dumps({"version": 1, "pairs": pairs}))
+    words = ["taxonomy", f"evidence={tmp_path / 'e.json'}", f"out={tmp_path / 'out'}"]
     for mode in ("default", "thesis"):
         assert main([*words, f"mode={mode}"]) == 0
         taxonomy = read_taxonomy(tmp_path / "out" / "taxonomy.yaml")
@@ -92,7 +95,7 @@ def test_overrides_and_modes_count(tmp_path: Path) -> None:
     [
         ([], "expected runs=[RUN, RUN] or evidence=FILE"),
         (["runs=[nowhere]"], "runs: nowhere: run=nowhere: no such folder"),
-        (["evidence=nowhere.npz"], "nowhere.npz"),
+        (["evidence=nowhere.json"], "nowhere.json"),
         (["evidence=x", "rules={shar: 1}"], "shar"),
     ],
 )

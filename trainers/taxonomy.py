@@ -1,5 +1,6 @@
 """`taxomix taxonomy`: from runs, or from matrices that were stored, to a taxonomy with its universe and pictures."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -17,15 +18,17 @@ from data.taxonomy import (
     Taxonomy,
     TaxonomyConfig,
     connect,
+    evidence_of,
     find_taxonomy,
     read_evidence,
     read_overrides,
-    write_evidence,
     write_taxonomy,
     write_universe,
 )
 from data.taxonomy.pictures import shares_picture, tree_picture
-from trainers.evaluation.cross import Collected, CrossConfig, collect
+from data.universe import Color
+from trainers.evaluation.cross import CrossConfig, collect
+from trainers.evaluation.results import write_json
 
 Value = bool | int | float | str
 
@@ -35,7 +38,7 @@ class FindConfig(CrossConfig):
     """The keys of `taxomix taxonomy`."""
 
     evidence: Path | None = None
-    """Matrices stored by an earlier call, in place of runs."""
+    """A confusions.json, of an earlier call or of `taxomix evaluate cross=true`, in place of runs."""
     out: Path
     mode: Literal["default", "thesis"] = "default"
     rules: dict[str, Value] = field(default_factory=dict)
@@ -57,16 +60,21 @@ class FindConfig(CrossConfig):
 
 
 def find(config: FindConfig) -> Taxonomy:
-    """Collect or read the evidence, and write into `config.out`: evidence.npz, taxonomy.yaml, universe.yaml (what `outputs=universal`
-    reads), tree.png, and shares/MODEL_on_IMAGES.png. Raises InputError for what the user has to mend."""
+    """Collect or read the evidence, and write into `config.out`: what was collected as confusions.json, taxonomy.yaml, universe.yaml (what
+    `outputs=universal` reads), tree.png, and shares/MODEL_on_IMAGES.png. Raises InputError for what the user has to mend."""
     wanted, overrides = config.taxonomy, None if config.overrides is None else read_overrides(config.overrides)
-    found = Collected(evidence=read_evidence(config.evidence)) if config.evidence is not None else collect(config)
+    colors: Mapping[str, Color] = {}
+    if config.evidence is not None:
+        evidence = read_evidence(config.evidence)
+    else:
+        content, colors = collect(config)
+        evidence = evidence_of(content)
+        write_json(config.out / "confusions.json", content)
+    taxonomy = find_taxonomy(evidence, wanted, overrides)
     config.out.mkdir(parents=True, exist_ok=True)
-    write_evidence(config.out / "evidence.npz", found.evidence)
-    taxonomy = find_taxonomy(found.evidence, wanted, overrides)
     write_taxonomy(config.out / "taxonomy.yaml", taxonomy)
-    write_universe(config.out / "universe.yaml", taxonomy.universe(colors=found.colors))
-    _draw(config.out, taxonomy, found.evidence, wanted)
+    write_universe(config.out / "universe.yaml", taxonomy.universe(colors=colors))
+    _draw(config.out, taxonomy, evidence, wanted)
     return taxonomy
 
 

@@ -1,6 +1,5 @@
 """What the adapters of official downloads share: label tables, lists of files, and words for what is missing."""
 
-import importlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -97,11 +96,9 @@ def read_deep_png(path: Path) -> np.ndarray:
 
 
 def load_mat(path: Path, variables: Iterable[str]) -> dict[str, Any]:
-    """The variables of a MATLAB file, arrays squeezed, structs as objects. Needs scipy, which nothing else of the project does."""
-    try:
-        scipy_io = importlib.import_module("scipy.io")
-    except ImportError:
-        raise InputError(f"{path}: MATLAB files are read with the package scipy, which is not installed; `pip install scipy`") from None
+    """The variables of a MATLAB file, arrays squeezed, structs as objects."""
+    from scipy import io as scipy_io  # of use for few datasets, and slow to import
+
     names = list(variables)
     try:
         content = scipy_io.loadmat(path, squeeze_me=True, struct_as_record=False, variable_names=names)

@@ -2,7 +2,7 @@
 
 images/00001.png .. 24966.png
 labels/00001.png .. 24966.png     palette PNG whose index is the id
-split.mat                         the official lists of train, val and test; read only with splits: official, with scipy
+split.mat                         the official lists of train, val and test; read only with splits: official
 
 A few images have a label of another size: the label is then brought to the size of its image, each pixel from the label's pixel at
 the same relative place.

@@ -4,7 +4,7 @@ VOCdevkit/VOC2012/JPEGImages/NAME.jpg
 VOCdevkit/VOC2012/SegmentationClass/NAME.png           palette PNG: the index is the id, 255 borders and the difficult
 VOCdevkit/VOC2012/ImageSets/Segmentation/SPLIT.txt     names of train and val
 sbd: a folder with SegmentationClassAug/NAME.png (8-bit ids; may be VOC2012 itself), or that folder; or SBD as it is downloaded,
-with dataset/cls/NAME.mat (read with scipy)
+with dataset/cls/NAME.mat
 
 trainaug is VOC's train and all of SBD but VOC's val, 10582 names; where both have a label, VOC's with its borders is taken.
 """

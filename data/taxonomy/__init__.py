@@ -2,7 +2,7 @@
 datasets. Pure numpy; the exact search uses HiGHS by way of scipy."""
 
 from data.taxonomy.connections import Rules, connect
-from data.taxonomy.evidence import Evidence, read_evidence, write_evidence
+from data.taxonomy.evidence import Evidence, evidence_of, read_evidence
 from data.taxonomy.find import find_taxonomy
 from data.taxonomy.forest import Forest, LeavesConfig
 from data.taxonomy.overrides import Overrides, read_overrides
@@ -29,11 +29,11 @@ __all__ = [
     "Taxonomy",
     "TaxonomyConfig",
     "connect",
+    "evidence_of",
     "find_taxonomy",
     "read_evidence",
     "read_overrides",
     "read_taxonomy",
-    "write_evidence",
     "write_taxonomy",
     "write_universe",
 ]

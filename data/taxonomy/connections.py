@@ -99,8 +99,7 @@ class Connections:
 
 def connect(evidence: Evidence, rules: Rules) -> Connections:
     """Shares of the columns of all matrices, and by `rules` what they are worth."""
-    cells, known = _cells(evidence, rules)
-    predicted, true = _totals(evidence)
+    cells, predicted, true, known = _pixels(evidence, rules)
     shares = np.divide(cells, predicted, out=np.zeros(cells.shape), where=known)
     found = np.divide(cells, true, out=np.zeros(cells.shape), where=true > 0)
     shares[found < rules.min_found] = 0.0
@@ -128,25 +127,16 @@ def _typed(shares: np.ndarray, rules: Rules) -> tuple[np.ndarray, np.ndarray, np
     return candidate & ~is_equal & (difference > 0), candidate & is_equal, score
 
 
-def _cells(evidence: Evidence, rules: Rules) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels predicted as x that are truly y, and whether x is predicted often enough there; (labels, labels) both."""
+def _pixels(evidence: Evidence, rules: Rules) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """For each x and y, (labels, labels): pixels predicted as x that are truly y; predicted as x on images of y's dataset; truly y that x's
+    model saw; and whether x is predicted often enough there."""
     size = len(evidence.nodes)
-    cells, known = np.zeros((size, size), np.int64), np.zeros((size, size), bool)
+    cells, predicted, true = (np.zeros((size, size), np.int64) for _ in range(3))
+    known = np.zeros((size, size), bool)
     for (model, images), matrix in evidence.counts.items():
         block = evidence.places[model], evidence.places[images]
         cells[block] = matrix.T
-        predicted = matrix.sum(axis=0)
-        least = max(1, rules.min_pixels, rules.min_part * evidence.pixels[model, images])
-        known[block] = (predicted >= least)[:, None]
-    return cells, known
-
-
-def _totals(evidence: Evidence) -> tuple[np.ndarray, np.ndarray]:
-    """For each cell (x, y): pixels predicted as x on images of y's dataset, and pixels truly y that x's model saw."""
-    size = len(evidence.nodes)
-    predicted, true = np.zeros((size, size), np.int64), np.zeros((size, size), np.int64)
-    for (model, images), matrix in evidence.counts.items():
-        block = evidence.places[model], evidence.places[images]
         predicted[block] = matrix.sum(axis=0)[:, None]
         true[block] = matrix.sum(axis=1)[None, :]
-    return predicted, true
+        known[block] = predicted[block] >= max(1, rules.min_pixels, rules.min_part * evidence.pixels[model, images])
+    return cells, predicted, true, known

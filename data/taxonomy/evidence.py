@@ -1,7 +1,7 @@
 """What relations between label spaces are found from: how a model of one dataset answers on the images of another, in counts of pixels."""
 
-import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from data.errors import InputError
-from data.files import atomic_write
 
 VERSION = 1
+"""Of confusions.json."""
 
 Pair = tuple[str, str]
 """Dataset that the model was trained on, dataset of the images."""
@@ -89,52 +89,34 @@ class Evidence:
         return {name: slice(end - len(self.labels[name]), end) for name, end in zip(self.labels, ends, strict=True)}
 
 
-def write_evidence(path: Path, evidence: Evidence) -> None:
-    """Write an .npz, atomically. The same evidence gives the same bytes."""
-    arrays = {"version": np.int64(VERSION), "datasets": np.array(list(evidence.labels))}
-    arrays |= {f"labels/{dataset}": np.array(names) for dataset, names in evidence.labels.items()}
-    for (model, images), matrix in evidence.counts.items():
-        arrays[f"counts/{model}/{images}"] = matrix
-        arrays[f"pixels/{model}/{images}"] = np.int64(evidence.pixels[model, images])
-    with atomic_write(path) as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # numpy takes the keywords for its own options
-
-
 def read_evidence(path: Path) -> Evidence:
-    """What `write_evidence` wrote. Raises InputError, which names the file."""
+    """That of a confusions.json, which `taxomix evaluate cross=true` and `taxomix taxonomy` write. Raises InputError, which names the
+    file."""
     try:
-        # Opened here: numpy leaves a file open that turns out to be no whole archive.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return _evidence({name: arrays[name] for name in arrays.files})
+        return evidence_of(json.loads(path.read_text(encoding="utf-8")))
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}, expected a file of confusion matrices; check the path") from None
-    except (ValueError, TypeError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{path}: no file of confusion matrices ({' '.join(str(error).split())}); collect them again") from None
 
 
-def _evidence(arrays: Mapping[str, np.ndarray]) -> Evidence:
-    version = _entry(arrays, "version").tolist()
-    if version != VERSION:
-        raise InputError(f"version: {version} found, expected {VERSION}; collect the matrices again")
-    labels = {str(name): tuple(map(str, _entry(arrays, f"labels/{name}").tolist())) for name in _entry(arrays, "datasets").tolist()}
-    counts = dict(_by_pair(arrays, "counts"))
-    pixels = {pair: int(number) for pair, number in _by_pair(arrays, "pixels")}
+def evidence_of(content: Mapping[str, Any]) -> Evidence:
+    """That in the content of a confusions.json; what a dataset's model says of its own images is passed over."""
+    if content["version"] != VERSION:
+        raise InputError(f"version: {content['version']} found, expected {VERSION}; collect the matrices again")
+    labels: dict[str, tuple[str, ...]] = {}
+    counts, pixels = dict[Pair, np.ndarray](), dict[Pair, int]()
+    for entry in content["pairs"]:
+        pair = entry["predictions_of"], entry["labels_of"]
+        for dataset, names in zip(pair, (entry["predictions"], entry["labels"]), strict=True):
+            if labels.setdefault(dataset, tuple(names)) != tuple(names):
+                raise InputError(f"pairs: {_shown(pair)}: other labels of {dataset} than before found; collect them again, in one view")
+        if pair[0] != pair[1]:
+            counts[pair] = np.array(entry["counts"])
+            pixels[pair] = int(counts[pair].sum()) + sum(entry["no_prediction"])
     return Evidence(labels=labels, counts=counts, pixels=pixels)
-
-
-def _entry(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray:
-    if name not in arrays:
-        raise InputError(f"{name}: missing, expected a file that this project wrote; collect the matrices again")
-    return arrays[name]
-
-
-def _by_pair(arrays: Mapping[str, np.ndarray], kind: str) -> Iterator[tuple[Pair, Any]]:
-    for name, array in arrays.items():
-        first, *pair = name.split("/")
-        if first == kind and len(pair) == 2:
-            yield (pair[0], pair[1]), array
 
 
 def _check_names(dataset: str, names: Sequence[str]) -> None:

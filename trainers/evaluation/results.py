@@ -12,17 +12,16 @@ from rich.table import Table
 
 from data.config import to_plain
 from data.files import write_text
+from data.taxonomy.evidence import VERSION
 from trainers.collapse import COLLAPSED
 from trainers.evaluation.passes import ONE_PASS, PassesConfig
+from trainers.evaluation.readings import Reading
 from trainers.evaluation.sizes import PLAIN, SizeConfig
 from trainers.evaluation.tally import PER_IMAGE, Tally, Task, class_mean_miou, level_scores, mean_miou, mean_of, some
 from trainers.metrics import Scores
 
 FORMAT_VERSION = 3
 """Of evaluation.json; the first had no version."""
-
-CROSS_VERSION = 1
-"""Of confusions.json."""
 
 
 def result_of(result: Scores, tally: Tally) -> dict[str, Any]:
@@ -116,25 +115,28 @@ def write_images(path: Path, tasks: Mapping[str, Task], tallies: Mapping[str, Ta
 
 def cross_content(tasks: Mapping[str, Task], tallies: Mapping[str, Tally], **about: Any) -> dict[str, Any]:
     """The confusion matrices of every dataset's labels (rows) with every dataset's predicted classes (columns)."""
-    pairs = []
-    for name, task in tasks.items():
-        for key, tally in tallies[name].more.items():
-            if key.startswith("cross/"):
-                reading = task.readings[key]
-                pairs.append(
-                    {
-                        "labels_of": name,
-                        "predictions_of": reading.head,
-                        "labels": reading.names,
-                        "predictions": reading.columns,
-                        "counts": tally.matrix[:, :-1].tolist(),
-                        "no_prediction": tally.matrix[:, -1].tolist(),
-                        "ignored_pixels": tally.ignored,
-                        "images": tally.images,
-                        "left_out": tally.left_out,
-                    }
-                )
-    return {"version": CROSS_VERSION, **about, "pairs": pairs}
+    pairs = [
+        pair_content(name, task.readings[key], tally)
+        for name, task in tasks.items()
+        for key, tally in tallies[name].more.items()
+        if key.startswith("cross/")
+    ]
+    return {"version": VERSION, **about, "pairs": pairs}
+
+
+def pair_content(name: str, reading: Reading, tally: Tally) -> dict[str, Any]:
+    """What of the labels of dataset `name` is predicted as what."""
+    return {
+        "labels_of": name,
+        "predictions_of": reading.head,
+        "labels": reading.names,
+        "predictions": reading.columns,
+        "counts": tally.matrix[:, :-1].tolist(),
+        "no_prediction": tally.matrix[:, -1].tolist(),
+        "ignored_pixels": tally.ignored,
+        "images": tally.images,
+        "left_out": tally.left_out,
+    }
 
 
 def worst_images(tally: Tally, number: int) -> list[int]:

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -96,21 +96,35 @@ def count(
     size: SizeConfig = PLAIN,
     progress: Progress | None = None,
 ) -> dict[str, Tally]:
-    """What was counted for each of `tasks`, as `evaluate`."""
+    """What was counted for each of `tasks`, as `evaluate`; of each the reading MAIN, with its others as `more`."""
     tallies = {}
-    with evaluating(model):
-        for name, task in tasks.items():
-            samples = range(len(task.split))[ranks.rank :: ranks.world_size]
-            counts = {reading: torch.zeros(256, 256, dtype=torch.int64, device=ranks.device) for reading in task.readings}
-            per_image = np.zeros((len(task.split), len(PER_IMAGE)))
-            with closing(read_samples(task.split, samples)) as read:
-                for number, image, label in read if progress is None else progress(read, total=len(samples), what=name):
-                    found = count_image(model, task, image, label, passes=passes, size=size)
-                    for reading, joint in found.items():
-                        counts[reading] += joint
-                    per_image[number] = _of_image(task.readings[MAIN], found[MAIN])
-            tallies[name] = _sum(task, counts, per_image, ranks)
+    for name, task in tasks.items():
+        found = count_readings(model, task, ranks, what=name, passes=passes, size=size, progress=progress)
+        tallies[name] = replace(found.pop(MAIN), more=found)
     return tallies
+
+
+def count_readings(
+    model: SegmentationModel,
+    task: Task,
+    ranks: Ranks,
+    *,
+    what: str,
+    passes: PassesConfig = ONE_PASS,
+    size: SizeConfig = PLAIN,
+    progress: Progress | None = None,
+) -> dict[str, Tally]:
+    """What was counted for each reading of a task; scores of images are there with MAIN alone. `what` is shown with the progress."""
+    samples = range(len(task.split))[ranks.rank :: ranks.world_size]
+    counts = {name: torch.zeros(256, 256, dtype=torch.int64, device=ranks.device) for name in task.readings}
+    per_image = np.zeros((len(task.split), len(PER_IMAGE)))
+    with evaluating(model), closing(read_samples(task.split, samples)) as read:
+        for number, image, label in read if progress is None else progress(read, total=len(samples), what=what):
+            found = count_image(model, task, image, label, passes=passes, size=size)
+            for name, joint in found.items():
+                counts[name] += joint
+            per_image[number] = _of_image(task.readings[MAIN], found[MAIN]) if MAIN in found else (1.0, *[np.nan] * (len(PER_IMAGE) - 1))
+    return _sum(task, counts, per_image, ranks)
 
 
 def answers(
@@ -148,25 +162,33 @@ def _of_image(reading: Reading, counts: Tensor) -> tuple[float, ...]:
     return 1.0, result.num_pixels, ignored, np.diag(matrix).sum(), result.miou
 
 
-def _sum(task: Task, counts: Mapping[str, Tensor], per_image: np.ndarray, ranks: Ranks) -> Tally:
+def _sum(task: Task, counts: Mapping[str, Tensor], per_image: np.ndarray, ranks: Ranks) -> dict[str, Tally]:
     """The counts of all ranks together, of each rank's pixels and of its images, each of which one rank has."""
     total = ranks.sum(torch.stack(list(counts.values())))
     images = ranks.sum(torch.from_numpy(per_image).to(ranks.device)).cpu().numpy()
     split, missing = task.split, np.flatnonzero(images[:, 0] == 0)
     keys = tuple(split.key(int(number)) for number in missing[:NUM_NAMED])
-    about = {"images": len(split) - len(missing), "left_out": len(missing), "left_out_keys": keys}
     made = {}
     for (name, reading), counted in zip(task.readings.items(), total, strict=True):
         matrix, ignored = _fold(reading, counted)
-        made[name] = {**about, "matrix": matrix, "ignored": ignored, "names": reading.names, "columns": reading.columns}
-    more = {name: Tally(**fields) for name, fields in made.items() if name != MAIN}  # type: ignore[arg-type]
+        of_images = images if name == MAIN else np.zeros((0, len(PER_IMAGE)))
+        made[name] = Tally(
+            matrix=matrix,
+            images=len(split) - len(missing),
+            names=reading.names,
+            columns=reading.columns,
+            ignored=ignored,
+            left_out=len(missing),
+            left_out_keys=keys,
+            per_image=of_images,
+        )
     if len(missing) and ranks.is_main:
         log.warning(
             "%s: %d of %d images of split %s cannot be read and are left out of the evaluation (%s); its scores do not compare with "
             "those of all images: restore the shards, or prepare the dataset again",
             *(split.location, len(missing), len(split), split.manifest.split, some(keys, len(missing))),
         )
-    return Tally(**made[MAIN], more=more, per_image=images)  # type: ignore[arg-type]
+    return made
 
 
 def some(names: Sequence[str], number: int) -> str:
