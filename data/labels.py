@@ -7,8 +7,8 @@ device, so that one set of shards serves every experiment.
 import colorsys
 import difflib
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -85,6 +85,11 @@ class View:
     @property
     def num_classes(self) -> int:
         return len(self.names)
+
+    def without(self, names: Collection[str]) -> "View":
+        """The same class indices, but pixels of these classes are ignored."""
+        gone = [number for number, name in enumerate(self.names) if name in names]
+        return replace(self, table=np.where(np.isin(self.table, gone), IGNORE_INDEX, self.table).astype(np.uint8))
 
     @cached_property
     def palette(self) -> np.ndarray:

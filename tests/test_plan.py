@@ -4,10 +4,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 import conf
 from data.config import build
 from data.crop_presets import CROPS
+from data.rare import RareClassOrder
 from taxomix import main
 from trainers.config import JobConfig
 from trainers.job import open_data
@@ -26,7 +28,7 @@ def test_the_plan_is_what_the_mixture_does(shards: Path, words: list[str], world
     monkeypatch.setenv("WORLD_SIZE", str(world_size))
     config = job(shards, *words)
     plan = make_plan(config)
-    mixture = open_data(config.data, seed=0).mixture
+    mixture = open_data(config).mixture
     assert not plan.problems
     for number, stream in enumerate(plan.streams):
         batches = [[draw for draw in mixture.draws(step) if draw.stream == number] for step in range(30)]
@@ -103,6 +105,26 @@ def test_that_remote_rare_classes_need_a_large_cache_is_noted(shards: Path, monk
     rare = "data.mix={disks: {samples: 2, rare_classes: {min_pixels: 1}}}"
     notes = make_plan(job(shards, rare)).notes
     assert any(note.startswith("disks: rare_classes draws from all shards at any time, so data.cache.max_gb has to hold") for note in notes)
+
+
+@pytest.mark.parametrize("kind", ["universal", "hierarchy"])
+def test_no_picture_is_drawn_more_often_for_labels_that_teach_nothing(shards: Path, tmp_path: Path, kind: str) -> None:
+    rare = "data.mix={disks: {samples: 2, rare_classes: {min_pixels: 1}}}"
+    config = job(shards, rare)
+    data = open_data(config)
+    first, *others = data.views["disks"].names
+    labels = {"disks": {first: [], **{name: [name] for name in others}}}
+    content = {"version": 1, "leaves": [{"name": name} for name in (*others, "more")], "labels": labels}
+    if kind == "hierarchy":
+        content = {"version": 1, "classifiers": {"root": {"classes": [*others, "more"], "datasets": ["disks"]}}, "labels": labels}
+    (tmp_path / "file.yaml").write_text(yaml.safe_dump(content))
+    key = "universe" if kind == "universal" else "tree"
+    silent = open_data(job(shards, rare, f"outputs={kind}", f"outputs.{key}={tmp_path / 'file.yaml'}"))
+    orders = [opened.mixture.streams[0].order for opened in (data, silent)]
+    assert [order.classes.tolist() for order in orders if isinstance(order, RareClassOrder)] == [
+        list(range(len(others) + 1)),
+        list(range(1, len(others) + 1)),
+    ]
 
 
 def test_labels_that_no_stream_supervises_are_told(shards: Path) -> None:

@@ -66,7 +66,7 @@ def spy_on_batches(patch: pytest.MonkeyPatch, stop: int) -> list[tuple[int, tupl
 def test_a_training_that_is_moved_sees_what_one_that_was_left_alone_sees(shards: Path, tmp_path: Path) -> None:
     """Two workers, stopped before step 3, then one, which goes on from the checkpoint of step 2."""
     job = job_of(shards, tmp_path / "runs")
-    expected = [list(batch.sample_ids) for batch in build_loader(job, open_data(job.data, seed=job.seed), Ranks()).batches(0, STEPS)]
+    expected = [list(batch.sample_ids) for batch in build_loader(job, open_data(job), Ranks()).batches(0, STEPS)]
     for world_size, first, stop in ((2, 0, 3), (1, 2, STEPS)):
         part, folder = partial(run_part, shards, tmp_path / "runs", stop), tmp_path / f"{world_size} workers"
         folder.mkdir()

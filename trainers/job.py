@@ -53,8 +53,9 @@ class JobData:
         return {self.datasets[stream]: split.label_space for stream, split in self.train.items()}
 
 
-def open_data(config: DataConfig, *, seed: int) -> JobData:
+def open_data(job: JobConfig) -> JobData:
     """Open every split of the mix, training and validation. Raises InputError for whatever of it cannot be used."""
+    config = job.data
     if not config.mix:
         raise InputError("data.mix: empty, expected at least one dataset; give for example 'data.mix={mydata: 8}'")
     if "://" not in config.root and not Path(config.root).is_dir():
@@ -78,7 +79,10 @@ def open_data(config: DataConfig, *, seed: int) -> JobData:
         raise InputError(f"data.views.{unknown[0]}: no such dataset in data.mix, expected one of {', '.join(spaces)}; remove it")
     views = {name: space.view(config.views.get(name)) for name, space in spaces.items()}
     stream_views = {name: views[dataset] for name, dataset in datasets.items()}
-    mixture = build_mixture(config.streams, train, stream_views, seed=seed, quota=config.quota, window=config.window)
+    for name, stream in config.streams.items():
+        if stream.rare_classes is not None:  # for a class that teaches nothing no picture is drawn more often
+            stream_views[name] = stream_views[name].without(job.outputs.silent(datasets[name], stream_views[name]))
+    mixture = build_mixture(config.streams, train, stream_views, seed=job.seed, quota=config.quota, window=config.window)
     return JobData(mixture=mixture, train=train, datasets=datasets, views=views, val=val)
 
 
@@ -101,7 +105,7 @@ def _open_val(config: DataConfig, datasets: Iterable[str]) -> dict[str, ShardSpl
 
 def check_job(job: JobConfig) -> None:
     """Find out, without training, whether `job` can run. Raises InputError with the first of what keeps it from that."""
-    data = open_data(job.data, seed=job.seed)
+    data = open_data(job)
     for problem in find_problems(job, data):
         raise InputError(problem)
     for note in (*job.outputs.notes(data.views), *schedule_notes(job.schedule, job.loop.steps)):

@@ -63,7 +63,7 @@ class Training:
     def __init__(self, job: JobConfig, ranks: Ranks) -> None:
         self.job, self.ranks, loop = job, ranks, job.loop
         self.folder = RunFolder(job.run.folder)
-        self.data = open_data(job.data, seed=job.seed)
+        self.data = open_data(job)
         self.loader = build_loader(job, self.data, ranks)
         self.trainer = build_trainer(job, self.data.views, ranks.device)
         self.trainer.prepare(partial(class_pixels, self.data))

@@ -61,7 +61,7 @@ class Plan:
 
 def make_plan(job: JobConfig) -> Plan:
     """Plan `job`. Raises InputError only where its data cannot be opened, or its output space does not know their labels."""
-    data = open_data(job.data, seed=job.seed)
+    data = open_data(job)
     world_size = job.cluster.world_size
     trainer = build_trainer(job, data.views, torch.device("cpu"))
     problems = tuple(find_problems(job, data))

@@ -77,6 +77,10 @@ class OutputsConfigBase(ABC):
     def classifiers(self, views: Mapping[str, View]) -> dict[str, tuple[str, ...]]:
         """What each classifier is called and decides between, in their order: those of two jobs are the same where both are."""
 
+    def silent(self, dataset: str, view: View) -> tuple[str, ...]:
+        """The classes of a dataset's view that teach nothing. Raises InputError where the output space does not know one of the view."""
+        return ()
+
     def notes(self, views: Mapping[str, View]) -> Iterator[str]:
         """What is worth knowing before training with these views, though it can be done."""
         yield from ()

@@ -68,6 +68,10 @@ class HierarchyConfig(OutputsConfigBase):
     def classifiers(self, views: Mapping[str, View]) -> dict[str, tuple[str, ...]]:
         return self.content.outputs
 
+    def silent(self, dataset: str, view: View) -> tuple[str, ...]:
+        leaves = self.content.leaves_of(self.of_tree(dataset), view)
+        return tuple(name for name, of_label in zip(view.names, leaves, strict=True) if not of_label)
+
     def notes(self, views: Mapping[str, View]) -> Iterator[str]:
         for name, view in views.items():
             if not self.content.targets(self.of_tree(name), view):

@@ -58,6 +58,9 @@ class UniversalConfig(OutputsConfigBase):
     def classifiers(self, views: Mapping[str, View]) -> dict[str, tuple[str, ...]]:
         return {"leaves": self.content.names}
 
+    def silent(self, dataset: str, view: View) -> tuple[str, ...]:
+        return tuple(name for name, leaves in zip(view.names, self.leaves_of(dataset, view), strict=True) if not leaves)
+
     def notes(self, views: Mapping[str, View]) -> Iterator[str]:
         for name, view in views.items():
             yield from (f"{name}: {text}" for text in never_predicted(view, self.leaves_of(name, view)))
