@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from data.taxonomy import read_evidence, read_taxonomy
@@ -70,6 +71,27 @@ def test_stored_evidence_needs_no_model_and_gives_the_same(runs: Path, tmp_path:
     first, second = (read_taxonomy(tmp_path / name / "taxonomy.yaml") for name in ("a", "c"))
     assert set(first.relations) == set(second.relations)
     assert (tmp_path / "a" / "taxonomy.yaml").read_text() == (tmp_path / "b" / "taxonomy.yaml").read_text()
+
+
+def test_a_concatenation_is_evaluated_and_predicts_by_a_taxonomy(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["taxonomy", f"runs=[{runs / 'both'}]", f"out={tmp_path}", SURE]) == 0
+    given = [f"taxonomy={tmp_path / 'taxonomy.yaml'}", "merge=winner"]
+    words = ["predict=all", "overlays=0", "worst=0"]
+    matrices = {}
+    for name, more in {"plain": [], "merged": given}.items():
+        assert main(["evaluate", f"run={runs / 'both'}", f"out={tmp_path / name}", *words, *more]) == 0
+        content = json.loads((tmp_path / name / "evaluation.json").read_text())
+        matrices[name] = {dataset: np.array(entry["confusion_matrix"]) for dataset, entry in content["datasets"].items()}
+    assert content["settings"]["taxonomy"].endswith("taxonomy.yaml")
+    for dataset, plain in matrices["plain"].items():
+        merged = matrices["merged"][dataset]
+        assert (merged[:, :-1] >= plain[:, :-1]).all()  # what other datasets' labels took from them comes back
+        assert merged.sum() == plain.sum()
+    assert any((merged != matrices["plain"][dataset]).any() for dataset, merged in matrices["merged"].items())
+    assert main(["evaluate", f"run={runs / 'disks'}", f"out={tmp_path}", *given]) == 2
+    assert "a run with outputs=multihead found, expected concat" in capsys.readouterr().err
+    assert main(["evaluate", f"run={runs / 'both'}", f"out={tmp_path}", "merge=logits"]) == 2
+    assert "merge=logits: found without a taxonomy" in capsys.readouterr().err
 
 
 def test_overrides_and_modes_count(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from data.config import build
 from data.errors import InputError
 from models.model import SegmentationModel
 from models.outputs import OutputsConfig
-from models.outputs.concat import ConcatConfig
+from models.outputs.concat import ConcatConfig, Merge
 from models.outputs.hierarchy import HierarchyConfig
 from trainers.config import JobConfig
 from trainers.job import model_from_checkpoint
@@ -38,6 +38,10 @@ class RunChoice:
     """How a tree predicts; null: as the run's config says."""
     predict: Among | None = None
     """Among which labels a concatenation predicts; null: as the run's config says."""
+    taxonomy: Path | None = None
+    """By which a concatenation counts other datasets' labels for those that they are a part of; null: as the run's config says."""
+    merge: Merge | None = None
+    """How it counts them; null: as the run's config says."""
 
     def open(self, device: torch.device | None = None) -> tuple[SegmentationModel, JobConfig, dict[str, Any]]:
         """The model, in evaluation mode on `device`, by default the GPU where there is one; its run's config; the checkpoint."""
@@ -49,18 +53,22 @@ class RunChoice:
         if self.averaged is False:
             state.pop("ema", None)
         job = build(JobConfig, state["job"])
-        job = replace(job, outputs=_answering(job.outputs, self.rule, self.predict))
+        job = replace(job, outputs=self._answering(job.outputs))
         return model_from_checkpoint(state, job, device or default_device(), teacher=self.teacher), job, state
 
-
-def _answering(outputs: OutputsConfig, rule: Rule | None, among: Among | None) -> OutputsConfig:
-    """The config of an output space with another way to predict."""
-    if rule is not None:
-        if not isinstance(outputs, HierarchyConfig):
-            raise InputError(f"rule={rule}: a run with outputs={outputs.name} found, expected a hierarchy; remove rule=")
-        outputs = replace(outputs, rule=rule)
-    if among is not None:
-        if not isinstance(outputs, ConcatConfig):
-            raise InputError(f"predict={among}: a run with outputs={outputs.name} found, expected concat; remove predict=")
-        outputs = replace(outputs, predict=among)
-    return outputs
+    def _answering(self, outputs: OutputsConfig) -> OutputsConfig:
+        """The config of an output space, with what the keys say of how it predicts."""
+        if self.rule is not None:
+            if not isinstance(outputs, HierarchyConfig):
+                raise InputError(f"rule={self.rule}: a run with outputs={outputs.name} found, expected a hierarchy; remove rule=")
+            outputs = replace(outputs, rule=self.rule)
+        given: dict[str, Any] = {"predict": self.predict, "taxonomy": self.taxonomy and str(self.taxonomy), "merge": self.merge}
+        changes = {key: value for key, value in given.items() if value is not None}
+        for key, value in changes.items():
+            if not isinstance(outputs, ConcatConfig):
+                raise InputError(f"{key}={value}: a run with outputs={outputs.name} found, expected concat; remove {key}=")
+        if isinstance(outputs, ConcatConfig):
+            outputs = replace(outputs, **changes)
+            if self.merge is not None and outputs.taxonomy is None:
+                raise InputError(f"merge={self.merge}: found without a taxonomy, expected one; give taxonomy=FILE, or remove merge=")
+        return outputs

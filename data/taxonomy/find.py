@@ -6,7 +6,6 @@ from typing import Any
 from data.errors import InputError
 from data.taxonomy.connections import Candidate, Connections, connect
 from data.taxonomy.evidence import Evidence
-from data.taxonomy.exact import exact
 from data.taxonomy.greedy import greedy
 from data.taxonomy.order import Order
 from data.taxonomy.overrides import Overrides, resolve, shown, why_broken
@@ -44,6 +43,8 @@ def find_taxonomy(evidence: Evidence, config: TaxonomyConfig, overrides: Overrid
 
 def search(problem: Problem, config: SearchConfig) -> Found:
     if config.method == "exact":
+        from data.taxonomy.exact import exact  # late: scipy takes half a second, and whoever only reads taxonomies needs none
+
         return exact(problem, seconds=config.seconds)
     return greedy(problem) if config.method == "greedy" else restarts(problem, num=config.num, seed=config.seed)
 

@@ -171,6 +171,17 @@ class Taxonomy:
     def order(self) -> Order:
         return Order(below=close(self._direct), spaces=self._spaces)
 
+    def parts(self, name: str) -> tuple[str, ...]:
+        """The labels DATASET/LABEL that are a part of one, or equal to it; itself first."""
+        return self._related(name, self.order.below[:, self._numbers[name]])
+
+    def wholes(self, name: str) -> tuple[str, ...]:
+        """The labels that one is a part of, or equal to; itself first."""
+        return self._related(name, self.order.below[self._numbers[name]])
+
+    def _related(self, name: str, which: np.ndarray) -> tuple[str, ...]:
+        return (name, *(self.nodes[number] for number in which.nonzero()[0].tolist() if self.nodes[number] != name))
+
     @cached_property
     def forest(self) -> Forest:
         return Forest(order=self.order, nodes=self.nodes)

@@ -151,6 +151,10 @@ class OutputSpace(nn.Module, ABC):
         """The leaves of each class of a dataset's view; by default each class is the leaf DATASET/CLASS."""
         return tuple((f"{dataset}/{name}",) for name in self.views[dataset].names)
 
+    def leaves_named(self, name: str) -> tuple[str, ...]:
+        """The leaves that the name of a leaf stands for: itself, or all that are known to be a part of it."""
+        return (name,)
+
     @abstractmethod
     def leaf_log_probabilities(self, logits: Tensor, dataset: str) -> Tensor:
         """Logits (N_d, K, H, W) to log-probabilities (N_d, L, H, W), at least float32, of `leaves(dataset)`."""

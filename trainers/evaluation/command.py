@@ -268,14 +268,14 @@ class Evaluation:
     def _settings(self) -> dict[str, Any]:
         """How pictures were shown, and what else is not as in training."""
         config = self.config
-        keys = ("rule", "predict", "teacher", "root", "through", "foreign", "views", "protocols")
+        keys = ("rule", "predict", "taxonomy", "merge", "teacher", "root", "through", "foreign", "views", "protocols")
         given = {key: getattr(config, key) for key in keys if getattr(config, key) not in (None, False, {})}
         others = {name: task.readings[MAIN].head for name, task in self.tasks.items() if not self._is_own(name)}
         if others:
             given["answered_by"] = others
         if "protocols" in given:
             given["protocols"] = {name: protocol if isinstance(protocol, str) else "custom" for name, protocol in config.protocols.items()}
-        return settings_of(config, self.size) | {key: str(value) if key == "through" else value for key, value in given.items()}
+        return settings_of(config, self.size) | {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
 
     def _protocol_result(self, name: str, tally: Tally) -> dict[str, Any]:
         given, protocol, task = self.config.protocols[name], self.protocols[name], self.tasks[name]

@@ -6,9 +6,11 @@ from pathlib import Path
 
 from data.errors import FieldError, InputError
 from data.labels import View
+from data.taxonomy import Taxonomy
 from data.universe import read_named
 from models.outputs import OutputsConfig
 from models.outputs.base import OutputSpace
+from models.outputs.concat import ConcatConfig
 from models.outputs.hierarchy import HierarchyConfig, HierarchySpace
 from models.outputs.universal import UniversalConfig
 from trainers.evaluation.readings import Sets
@@ -48,6 +50,8 @@ def sets_of(
         return [_known(outputs, head, _as_tuple(table[name])) for name in view.names], None
     if isinstance(config, UniversalConfig | HierarchyConfig) and dataset in config.content.labels:
         return config.content.leaves_of(dataset, view), dataset
+    if isinstance(config, ConcatConfig) and isinstance(config.taxonomy, Taxonomy) and dataset in config.taxonomy.labels:
+        return config.parts(dataset, view, outputs.views), None
     of_head = outputs.views[head].names
     if set(view.names) <= set(of_head):
         of_tree = outputs.of_tree[head] if isinstance(outputs, HierarchySpace) else None
@@ -77,7 +81,7 @@ def _known(outputs: OutputSpace, head: str, names: tuple[str, ...]) -> tuple[str
     found: list[str] = []
     for name in names:
         if name in leaves:
-            found.append(name)
+            found.extend(outputs.leaves_named(name))
         elif name in outputs.views[head].names:
             found.extend(outputs.label_leaves(head)[outputs.views[head].names.index(name)])
         else:
