@@ -25,7 +25,7 @@ FORCED = (
 """And with these, signs/stop < coarse/thing. signs/yield and coarse/sky are related to none."""
 
 
-def taxonomy(*forced: str) -> Taxonomy:
+def taxonomy() -> Taxonomy:
     labels = {name: list(view.names) for name, view in VIEWS.items()}
     pairs = [
         {
@@ -40,9 +40,7 @@ def taxonomy(*forced: str) -> Taxonomy:
         for images in labels
         if model != images
     ]
-    return find_taxonomy(
-        evidence_of({"version": 1, "pairs": pairs}), TaxonomyConfig(rules=Rules(share=0.9)), Overrides(force=forced or FORCED)
-    )
+    return find_taxonomy(evidence_of({"version": 1, "pairs": pairs}), TaxonomyConfig(rules=Rules(share=0.9)), Overrides(force=FORCED))
 
 
 LEAVES = tuple(f"{name}/{label}" for name, view in VIEWS.items() for label in view.names)
