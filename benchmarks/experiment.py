@@ -9,7 +9,6 @@ reported. A run that is complete is not trained again, one that was stopped goes
 
 import argparse
 import json
-import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -25,6 +24,7 @@ import yaml
 
 from data.config import build
 from data.errors import InputError
+from data.files import write_text
 from trainers.collapse import never_said
 from trainers.metrics import scores
 from trainers.run_folder import RunFolder
@@ -41,12 +41,22 @@ class ScoreConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """A row that trains nothing: a variant's run, evaluated otherwise."""
+
+    of: str
+    words: tuple[str, ...]
+    """Of `taxomix evaluate`."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Experiment:
     """The content of a file."""
 
     about: str
     words: tuple[str, ...]
-    """Of `taxomix train`, for all variants. {SHARDS} stands for the folder of prepared data."""
+    """Of `taxomix train`, for all variants. {SHARDS} stands for the folder of prepared data, {SEED} for the seed, {OUT} for the folder with
+    those of all experiments, of which other files have made some."""
     variants: dict[str, tuple[str, ...]]
     """Name -> words that are its own."""
     scores: dict[str, ScoreConfig]
@@ -56,6 +66,12 @@ class Experiment:
     seeds: tuple[int, ...] = (0, 1, 2)
     jobs: int = 2
     """Runs at a time."""
+    before: tuple[tuple[str, ...], ...] = ()
+    """Commands with their words, such as [taxonomy, ...], once for each seed."""
+    also: tuple[str, ...] = ()
+    """Words of `taxomix evaluate` for every row: datasets that no variant is trained on."""
+    evaluations: dict[str, EvaluationConfig] = field(default_factory=dict)
+    """Name -> a row of its own, after those of the variants."""
     without: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Variant -> columns that it has no score for, since it does not know the dataset."""
 
@@ -64,9 +80,18 @@ class Experiment:
         for name in self.variants:
             if folders.setdefault(_folder(name), name) != name:
                 raise InputError(f"variants: {folders[_folder(name)]!r} and {name!r} found, whose runs have one name; rename one")
+        for name, evaluation in self.evaluations.items():
+            if evaluation.of not in self.variants or name in self.variants:
+                raise InputError(
+                    f"evaluations.{name}.of: {evaluation.of} found, expected a variant, and a name that none has; mend the names"
+                )
         for name, columns in self.without.items():
-            if name not in self.variants or not set(columns) <= self.scores.keys():
+            if name not in self.rows or not set(columns) <= self.scores.keys():
                 raise InputError(f"without.{name}: {', '.join(columns)} found, expected a variant and some of the scores; mend the names")
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        return (*self.variants, *self.evaluations)
 
 
 def _folder(variant: str) -> str:
@@ -95,28 +120,61 @@ class Bench:
         """Do whatever of it is not yet done."""
         experiment = self.experiment
         prepare = () if self.is_prepared else experiment.prepare
-        every_word = [word for words in (*prepare, experiment.words, *experiment.variants.values()) for word in words]
+        every_word = [word for words in (*prepare, experiment.words, *experiment.variants.values(), *experiment.before) for word in words]
         if not self.data and any("{DATA}" in word for word in every_word):
             raise InputError("--data: missing, expected the folder of the datasets that the file names; give --data FOLDER")
         for words in prepare:
             self._taxomix("prepare", words, self.folder / "prepare.log")
-        runs = [(variant, seed) for seed in seeds for variant in self.experiment.variants]
+        for seed in seeds:
+            for number, (command, *rest) in enumerate(experiment.before):
+                done = self.folder / f"before-{number}-{seed}.done"
+                if not done.exists():
+                    self._taxomix(command, rest, done.with_suffix(".log"), seed)
+                    done.touch()
+        runs = [(variant, seed) for seed in seeds for variant in experiment.variants]
         with ThreadPoolExecutor(jobs) as pool:
             for name in pool.map(lambda run: self._train(*run), runs):
+                print(f"{name}: done", file=sys.stderr, flush=True)
+            rows = [(row, seed) for seed in seeds for row in experiment.evaluations]
+            for name in pool.map(lambda row: self._evaluate(*row), rows):
                 print(f"{name}: done", file=sys.stderr, flush=True)
 
     def _train(self, variant: str, seed: int) -> str:
         name = self._name(variant, seed)
         words = [*self.experiment.words, *self.experiment.variants[variant], f"seed={seed}", f"run.dir={self.folder}", f"run.name={name}"]
-        self._taxomix("train", words, self.folder / f"{name}.log")
+        self._taxomix("train", words, self.folder / f"{name}.log", seed)
         kept = self._scores_of(name)
         if not kept.exists():  # what the run says last; a later `taxomix evaluate` of it writes over its own file
             said = RunFolder(self.folder / name).evaluation
             content = json.loads(said.read_text())
             if content["checkpoint"] is not None or any(content["left_out"].values()):
                 raise InputError(f"{said}: not what training wrote, or some pictures were left out; remove the run, it is trained again")
-            shutil.copyfile(said, kept)
+            content |= {"datasets": content["datasets"] | self._also(variant, seed, name, ())}
+            write_text(kept, json.dumps(content))
         return name
+
+    def _evaluate(self, row: str, seed: int) -> str:
+        """A row of `evaluations`."""
+        name, evaluation = self._name(row, seed), self.experiment.evaluations[row]
+        if not self._scores_of(name).exists():
+            out = self.folder / name
+            words = [f"run={self.folder / self._name(evaluation.of, seed)}", "checkpoint=last", f"out={out}", "overlays=0", "worst=0"]
+            self._taxomix("evaluate", [*words, *evaluation.words], self.folder / f"{name}.log", seed)
+            content = json.loads(RunFolder(out).evaluation.read_text())
+            content["datasets"] |= self._also(evaluation.of, seed, name, evaluation.words)
+            write_text(self._scores_of(name), json.dumps(content))
+        return name
+
+    def _also(self, variant: str, seed: int, name: str, more: Sequence[str]) -> dict[str, object]:
+        """Entries of the datasets that are evaluated besides."""
+        if not self.experiment.also:
+            return {}
+        out = self.folder / f"{name}-also"
+        words = [f"run={self.folder / self._name(variant, seed)}", "checkpoint=last", f"out={out}", "overlays=0", "worst=0"]
+        self._taxomix("evaluate", [*words, *more, *self.experiment.also], self.folder / f"{name}.log", seed)
+        content = json.loads(RunFolder(out).evaluation.read_text())
+        found: dict[str, object] = content["datasets"]
+        return found
 
     def _scores_of(self, name: str) -> Path:
         return self.folder / f"{name}.json"
@@ -125,9 +183,15 @@ class Bench:
     def _name(variant: str, seed: int) -> str:
         return f"{_folder(variant)}-{seed}"
 
-    def _taxomix(self, command: str, words: Sequence[str], log: Path) -> None:
+    def _filled(self, word: str, seed: int | None) -> str:
+        places = {"SHARDS": self.shards, "DATA": self.data, "OUT": self.folder.parent, "SEED": seed}
+        for name, place in places.items():
+            word = word.replace("{" + name + "}", str(place))
+        return word
+
+    def _taxomix(self, command: str, words: Sequence[str], log: Path, seed: int | None = None) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        filled = [word.replace("{SHARDS}", str(self.shards)).replace("{DATA}", self.data) for word in words]
+        filled = [self._filled(word, seed) for word in words]
         with log.open("a") as file:
             ended = subprocess.run([sys.executable, "-m", "taxomix", command, *filled], stdout=file, stderr=subprocess.STDOUT)
         if ended.returncode:
@@ -156,7 +220,7 @@ class Bench:
 
     def table(self, seeds: Sequence[int]) -> str:
         """Markdown: mean and standard deviation, and the value of each seed; where there are any, the classes that collapsed."""
-        collapsed = {variant: self.collapsed(variant, seeds) for variant in self.experiment.variants}
+        collapsed = {row: self.collapsed(row, seeds) for row in self.experiment.rows}
         titles = [*self.experiment.scores, *(["never predicted or collapsed (in runs)"] if any(collapsed.values()) else [])]
         rows = [["variant", *titles], ["---"] * (1 + len(titles))]
         for variant, classes in collapsed.items():

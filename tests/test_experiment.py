@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import yaml
 
@@ -113,6 +114,41 @@ def test_two_seeds_of_a_tiny_job_give_a_row(
     (tmp_path / "out" / "tiny" / "both-0.json").unlink()
     assert main(["evaluate", f"run={tmp_path / 'out' / 'tiny' / 'both-0'}", "overlays=0"]) == 0
     with pytest.raises(SystemExit, match=r"both-0/evaluation\.json: not what training wrote"):
+        experiment.main(words)
+
+
+def test_rows_that_train_nothing_and_what_is_done_before(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(experiment.subprocess, "run", in_this_process)
+    job = ["data=mine", "data.root={SHARDS}", "data.mix={disks: 1, tones: 1}", "data.crop.size=[64, 64]", "loop.steps=1"]
+    job += ["loop.overlays=0", "cluster=none", "outputs=concat"]
+    content = {
+        "about": "Tiny.",
+        "before": [["train", *job, "seed={SEED}", "run.dir={OUT}/tiny", "run.name=first-{SEED}"]],
+        "words": job,
+        "variants": {"a": ["model.weights={OUT}/tiny/first-{SEED}"]},
+        "evaluations": {"a among all": {"of": "a", "words": ["predict=all"]}},
+        "also": ["datasets={disks: disks}"],
+        "scores": {"disks": {"dataset": "disks", "score": "miou"}, "tones": {"dataset": "tones", "score": "miou"}},
+    }
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(content))
+    words = [str(path), "--out", str(tmp_path / "out"), "--shards", str(shards), "--seeds", "3"]
+    experiment.main(words)
+    folder = tmp_path / "out" / "tiny"
+    assert (folder / "first-3" / "checkpoints").is_dir()
+    rows = table_of(capsys)
+    assert [row.split("|")[1].strip() for row in rows[2:]] == ["a", "a among all"]
+    entries = [json.loads((folder / f"{name}-3.json").read_text())["datasets"].values() for name in ("a", "a_among_all")]
+    misses = [sum(np.array(entry["confusion_matrix"])[:, -1].sum() for entry in found) for found in entries]
+    assert misses[0] == 0 < misses[1]
+    assert (folder / "a_among_all-3-also" / "evaluation.json").is_file()
+    made = {file: file.stat().st_mtime_ns for file in folder.rglob("*.json")}
+    experiment.main(words)  # nothing is done again
+    assert {file: file.stat().st_mtime_ns for file in folder.rglob("*.json")} == made
+    path.write_text(yaml.safe_dump(content | {"evaluations": {"b": {"of": "c", "words": []}}}))
+    with pytest.raises(SystemExit, match=r"evaluations\.b\.of: c found, expected a variant"):
         experiment.main(words)
 
 
