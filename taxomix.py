@@ -108,10 +108,13 @@ def taxonomy(overrides: Sequence[str]) -> None:
     """find how the labels of datasets are related"""
     from rich.console import Console
 
-    from trainers.taxonomy import FindConfig, find, print_taxonomy
+    from trainers.taxonomy import FindConfig, find, print_effects, print_taxonomy
 
     config = build(FindConfig, conf.compose("taxonomy", overrides))
-    print_taxonomy(find(config), Console(width=None if sys.stdout.isatty() else 160))
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    print_taxonomy(find(config), console)
+    if config.test is not None:
+        print_effects(config.out / "effects.json", console)
     print(f"written to {config.out}")
 
 

@@ -94,6 +94,25 @@ def test_a_concatenation_is_evaluated_and_predicts_by_a_taxonomy(runs: Path, tmp
     assert "merge=logits: found without a taxonomy" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("among", ["own", "all"])
+def test_relations_are_tested_by_what_they_change(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], among: str) -> None:
+    words = ["taxonomy", f"runs=[{runs / 'both'}]", f"out={tmp_path}", SURE, f"among={among}"]
+    assert main([*words, f"test={runs / 'both'}"]) == 0
+    assert "without the taxonomy" in capsys.readouterr().out
+    content = json.loads((tmp_path / "effects.json").read_text())
+    assert (tmp_path / "effects.png").stat().st_size > 1000
+    scored = ["evaluate", f"run={runs / 'both'}", "overlays=0", "worst=0", f"predict={among}"]
+    for name, more in {"with": [f"taxonomy={tmp_path / 'taxonomy.yaml'}", "merge=winner"], "without": []}.items():
+        assert main([*scored, f"out={tmp_path / name}", *more]) == 0
+        datasets = json.loads((tmp_path / name / "evaluation.json").read_text())["datasets"]
+        assert content["miou"][name] == pytest.approx({dataset: entry["miou"] for dataset, entry in datasets.items()}, nan_ok=True)
+    again = ["taxonomy", f"evidence={tmp_path / 'confusions.json'}", f"out={tmp_path / 'again'}", SURE, f"among={among}"]
+    assert main([*again, f"test={tmp_path / 'winners.parquet'}"]) == 0
+    assert json.loads((tmp_path / "again" / "effects.json").read_text()) == content
+    assert main([*again, f"test={runs / 'disks'}"]) == 2
+    assert "a run with outputs=multihead found, expected concat" in capsys.readouterr().err
+
+
 def test_overrides_and_modes_count(tmp_path: Path) -> None:
     labels = {"a": ["road", "car"], "b": ["street", "auto"]}
     right = {"counts": [[90_000, 1000], [1000, 90_000]], "no_prediction": [0, 0]}

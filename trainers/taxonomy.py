@@ -1,5 +1,6 @@
 """`taxomix taxonomy`: from runs, or from matrices that were stored, to a taxonomy with its universe and pictures."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,10 +26,12 @@ from data.taxonomy import (
     write_taxonomy,
     write_universe,
 )
-from data.taxonomy.pictures import shares_picture, tree_picture
+from data.taxonomy.hypotheses import Among, effects, parts_of, read_winners, score, write_winners
+from data.taxonomy.pictures import effects_picture, shares_picture, tree_picture
 from data.universe import Color
 from trainers.evaluation.cross import CrossConfig, collect
 from trainers.evaluation.results import write_json
+from trainers.evaluation.winners import collect_winners
 
 Value = bool | int | float | str
 
@@ -46,6 +49,10 @@ class FindConfig(CrossConfig):
     search: dict[str, Value] = field(default_factory=dict)
     leaves: dict[str, Value] = field(default_factory=dict)
     overrides: Path | None = None
+    test: Path | None = None
+    """A run with outputs=concat, or the winners.parquet of an earlier test: each relation is tested by what it changes in its scores."""
+    among: Among = "all"
+    """As what a label of another dataset counts in the test where it wins and is part of nothing: a miss, or (own) not at all."""
 
     def __post_init__(self) -> None:
         if (self.evidence is None) == (not self.runs):
@@ -75,7 +82,24 @@ def find(config: FindConfig) -> Taxonomy:
     write_taxonomy(config.out / "taxonomy.yaml", taxonomy)
     write_universe(config.out / "universe.yaml", taxonomy.universe(colors=colors))
     _draw(config.out, taxonomy, evidence, wanted)
+    if config.test is not None:
+        _test(config, config.test, taxonomy)
     return taxonomy
+
+
+def _test(config: FindConfig, test: Path, taxonomy: Taxonomy) -> None:
+    """Write what each relation changes as effects.json and effects.png, and winners.parquet where it was not there."""
+    if test.is_dir():
+        winners = collect_winners(test, config)
+        write_winners(config.out / "winners.parquet", winners)
+    else:
+        winners = read_winners(test)
+    found = tuple(effects(taxonomy, winners, among=config.among))
+    means = {"with": score(winners, parts_of(taxonomy), config.among), "without": score(winners, {}, config.among)}
+    entries = [{**to_plain(effect), "verdict": effect.verdict} for effect in found]
+    write_json(config.out / "effects.json", {"version": 1, "among": config.among, "miou": means, "effects": entries})
+    if found:
+        write_figure(config.out / "effects.png", effects_picture(found))
 
 
 def _draw(out: Path, taxonomy: Taxonomy, evidence: Evidence, config: TaxonomyConfig) -> None:
@@ -84,6 +108,25 @@ def _draw(out: Path, taxonomy: Taxonomy, evidence: Evidence, config: TaxonomyCon
     connections = connect(evidence, config.rules)
     for model, images in evidence.counts:
         write_figure(out / "shares" / f"{model}_on_{images}.png", shares_picture(connections, (model, images), taxonomy.order))
+
+
+def print_effects(path: Path, console: Console) -> None:
+    """What effects.json says: the scores with and without the taxonomy, and what each relation changes, the worst first."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    table = Table(title="what each relation changes in validation mIoU, in points (95 % of images drawn anew)")
+    for title in ("label", "is", "label", "on", "change", "from", "to", ""):
+        table.add_column(title, justify="right" if title in ("change", "from", "to") else "left")
+    for entry in sorted(content["effects"], key=lambda entry: entry["change"]):
+        kind = "the same as" if entry["kind"] == "equal" else "a part of"
+        numbers = [f"{100 * entry[key]:+.2f}" for key in ("change", "low", "high")]
+        table.add_row(escape(entry["a"]), kind, escape(entry["b"]), entry["dataset"], *numbers, entry["verdict"])
+    console.print(table)
+    for dataset, miou in content["miou"]["with"].items():
+        console.print(f"{dataset}: mIoU {100 * content['miou']['without'][dataset]:.2f} without the taxonomy, {100 * miou:.2f} with it")
+    signs = {"equal": "=", "subset": "<"}
+    hurts = [f"{entry['a']} {signs[entry['kind']]} {entry['b']}" for entry in content["effects"] if entry["verdict"] == "hurts"]
+    if hurts:
+        console.print(escape(f"to leave out what hurts, as overrides: forbid: [{', '.join(dict.fromkeys(hurts))}]"))
 
 
 def print_taxonomy(taxonomy: Taxonomy, console: Console) -> None:
