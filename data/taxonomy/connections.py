@@ -9,6 +9,7 @@ import numpy as np
 
 from data.errors import FieldError
 from data.taxonomy.evidence import Evidence
+from data.taxonomy.unmix import unmix
 
 Kind = Literal["equal", "subset"]
 """What the first label of a relation is to the second."""
@@ -44,6 +45,9 @@ class Rules:
     """The same as a part of the pixels evaluated, for datasets of other sizes; paper 000's 5000 pixels are about 2e-5 of its images."""
     min_found: float = 0.0
     """p(x, y) is taken for 0 where less than this part of the pixels that are truly y is predicted as x."""
+    unmix: bool = True
+    """Whether the mistakes that a model makes on its own images are taken out of its shares (data/taxonomy/unmix.py), where the evidence
+    has them. Not in paper 000."""
 
     def __post_init__(self) -> None:
         for name in ("share", "high", "delta", "min_part", "min_found"):
@@ -54,7 +58,7 @@ class Rules:
                 raise FieldError(name, f"{getattr(self, name):g} found, expected 0 or more; mend it")
 
 
-THESIS = Rules(typing="difference", score="sum", epsilon=0.33, delta=0.5, min_pixels=5000, min_part=0.0)
+THESIS = Rules(typing="difference", score="sum", epsilon=0.33, delta=0.5, min_pixels=5000, min_part=0.0, unmix=False)
 """The conventions of paper 000. A relation that is not feasible is dropped, never given another kind."""
 
 
@@ -75,7 +79,7 @@ class Connections:
     evidence: Evidence
     rules: Rules
     shares: np.ndarray
-    """(labels, labels) float64: p(x, y); 0 where nothing is known."""
+    """(labels, labels) float64: p(x, y), without the models' own mistakes where the rules say so; 0 where nothing is known."""
     known: np.ndarray
     """(labels, labels) bool: whether x's model was evaluated on images of y's dataset and predicts x there often enough."""
     cells: np.ndarray
@@ -103,6 +107,10 @@ def connect(evidence: Evidence, rules: Rules) -> Connections:
     shares = np.divide(cells, predicted, out=np.zeros(cells.shape), where=known)
     found = np.divide(cells, true, out=np.zeros(cells.shape), where=true > 0)
     shares[found < rules.min_found] = 0.0
+    for model, images in evidence.counts if rules.unmix else ():
+        if model in evidence.own:
+            block = evidence.places[model], evidence.places[images]
+            shares[block] = unmix(shares[block], evidence.own[model])
     # What asserting a direction says against the evidence; nothing where there is none.
     excess = np.where(known, shares - rules.share, 0.0)
     subset, equal = excess, excess + excess.T

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ class Evidence:
     Ignored pixels are in none. A pair that was not evaluated may be absent: what it would say is unknown then."""
     pixels: Mapping[Pair, int]
     """Pixels that were evaluated for each matrix: those in it, and those for which nothing was predicted."""
+    own: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Dataset -> (true, predicted) int64, what its model says of its own images. Where it is absent, its mistakes are unknown."""
 
     def __post_init__(self) -> None:
         if len(self.labels) < 2:
@@ -43,6 +45,13 @@ class Evidence:
             raise InputError(f"counts: no matrix found, expected some between {', '.join(self.labels)}; evaluate the models")
         for pair in self.counts:
             self._check_matrix(pair)
+        for dataset, matrix in self.own.items():
+            size = len(self.labels.get(dataset, ()))
+            if matrix.shape != (size, size) or matrix.dtype != np.int64 or np.any(matrix < 0):
+                found = f"{matrix.dtype} {' x '.join(map(str, matrix.shape))}"
+                raise InputError(
+                    f"own.{dataset}: {found} found, expected int64 counts of pixels, 0 or more, of the {size} labels of {dataset}; evaluate again"
+                )
         if unknown := [pair for pair in self.pixels if pair not in self.counts]:
             raise InputError(f"pixels: {_shown(unknown[0])} found, of which there is no matrix; remove it")
         if not any(matrix.any() for matrix in self.counts.values()):
@@ -103,20 +112,22 @@ def read_evidence(path: Path) -> Evidence:
 
 
 def evidence_of(content: Mapping[str, Any]) -> Evidence:
-    """That in the content of a confusions.json; what a dataset's model says of its own images is passed over."""
+    """That in the content of a confusions.json."""
     if content["version"] != VERSION:
         raise InputError(f"version: {content['version']} found, expected {VERSION}; collect the matrices again")
     labels: dict[str, tuple[str, ...]] = {}
-    counts, pixels = dict[Pair, np.ndarray](), dict[Pair, int]()
+    counts, pixels, own = dict[Pair, np.ndarray](), dict[Pair, int](), dict[str, np.ndarray]()
     for entry in content["pairs"]:
         pair = entry["predictions_of"], entry["labels_of"]
         for dataset, names in zip(pair, (entry["predictions"], entry["labels"]), strict=True):
             if labels.setdefault(dataset, tuple(names)) != tuple(names):
                 raise InputError(f"pairs: {_shown(pair)}: other labels of {dataset} than before found; collect them again, in one view")
-        if pair[0] != pair[1]:
+        if pair[0] == pair[1]:
+            own[pair[0]] = np.array(entry["counts"])
+        else:
             counts[pair] = np.array(entry["counts"])
             pixels[pair] = int(counts[pair].sum()) + sum(entry["no_prediction"])
-    return Evidence(labels=labels, counts=counts, pixels=pixels)
+    return Evidence(labels=labels, counts=counts, pixels=pixels, own={name: of for name, of in own.items() if name in labels})
 
 
 def _check_names(dataset: str, names: Sequence[str]) -> None:

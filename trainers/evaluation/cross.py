@@ -51,7 +51,7 @@ class Asked:
 
 
 def collect(config: CrossConfig) -> tuple[dict[str, Any], dict[str, Color]]:
-    """Ask the model of each dataset about the images of each other one, as if they were of its own: the content of confusions.json, and
+    """Ask the model of each dataset about the images of each one, as if they were of its own: the content of confusions.json, and
     the colour of each DATASET/LABEL. Pictures are shown as `taxomix evaluate cross=true` shows them.
 
     Raises InputError, before anything is asked, for runs or shards that do not fit.
@@ -90,11 +90,10 @@ def _split(config: CrossConfig, name: str, owner: Asked) -> ShardSplit:
 
 
 def _ask(asked: Asked, name: str, split: ShardSplit, view: View, device: torch.device) -> Iterator[dict[str, Any]]:
-    """The entries of confusions.json of one run's datasets about the images of dataset `name`."""
+    """The entries of confusions.json of one run's datasets about the images of dataset `name`, its own included."""
     crops = asked.job.data.crops
     for head in asked.views:
-        if head != name:
-            reading = cross_reading(asked.model.outputs, head, view)
-            task = Task(split=split, readings={head: reading}, crop=crops[name if name in crops else head])
-            found = count_readings(asked.model, task, Ranks(device=device), what=f"{head} on {name}", progress=track)
-            yield pair_content(name, reading, found[head])
+        reading = cross_reading(asked.model.outputs, head, view)
+        task = Task(split=split, readings={head: reading}, crop=crops[name if name in crops else head])
+        found = count_readings(asked.model, task, Ranks(device=device), what=f"{head} on {name}", progress=track)
+        yield pair_content(name, reading, found[head])
