@@ -47,5 +47,5 @@ def test_evidence_with_own_images_is_used_unless_the_rules_say_no() -> None:
     assert connect(evidence, Rules()).shares[0, 3] < 0.05
     without = Evidence(labels=labels, counts=counts, pixels=dict.fromkeys(counts, 1100))
     assert connect(without, Rules()).shares[0, 3] == 0.4
-    with pytest.raises(InputError, match=r"own\.a: int64 1 x 2 found, expected int64 counts of pixels, 0 or more, of the 2 labels"):
+    with pytest.raises(InputError, match=r"own\.a: int64 1 x 2 found, expected int64 counts of pixels, 0 or more, of its 2 labels"):
         Evidence(labels=labels, counts=counts, pixels=dict.fromkeys(counts, 1100), own={"a": np.array([[1, 2]])})

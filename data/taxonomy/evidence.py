@@ -50,7 +50,7 @@ class Evidence:
             if matrix.shape != (size, size) or matrix.dtype != np.int64 or np.any(matrix < 0):
                 found = f"{matrix.dtype} {' x '.join(map(str, matrix.shape))}"
                 raise InputError(
-                    f"own.{dataset}: {found} found, expected int64 counts of pixels, 0 or more, of the {size} labels of {dataset}; evaluate again"
+                    f"own.{dataset}: {found} found, expected int64 counts of pixels, 0 or more, of its {size} labels; evaluate again"
                 )
         if unknown := [pair for pair in self.pixels if pair not in self.counts]:
             raise InputError(f"pixels: {_shown(unknown[0])} found, of which there is no matrix; remove it")
