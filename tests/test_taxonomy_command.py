@@ -62,6 +62,24 @@ def test_runs_of_one_dataset_each_give_files_that_can_be_trained_with(runs: Path
     assert main(["train", *words, f"run.dir={tmp_path}", "run.name=universal"]) == 0
 
 
+@pytest.mark.parametrize(("trainer", "roles"), [("classmix", ("labelled", "unlabelled")), ("dacs", ("source", "target"))])
+def test_a_found_universe_serves_every_trainer_and_datasets_that_are_not_trained_on(
+    runs: Path, tmp_path: Path, shards: Path, trainer: str, roles: tuple[str, str]
+) -> None:
+    assert main(["taxonomy", f"runs=[{runs / 'disks'}, {runs / 'tones'}]", f"out={tmp_path}", SURE]) == 0
+    job = ["data=mine", f"data.root={shards}", "data.crop.size=[64, 64]", "loop.steps=2", "loop.overlays=0", "cluster=none", "model=edanet"]
+    job += ["outputs=universal", f"outputs.universe={tmp_path / 'universe.yaml'}", f"run.dir={tmp_path}"]
+    mix = f"data.mix={{disks: {{samples: 2, role: {roles[0]}}}, tones: {{samples: 2, role: {roles[1]}}}}}"
+    assert main(["train", *job, mix, f"trainer={trainer}", "run.name=both"]) == 0
+    datasets = json.loads((tmp_path / "both" / "evaluation.json").read_text())["datasets"]
+    assert set(datasets) == {"disks", "tones"}
+    assert main(["train", *job, "data.mix={disks: 2}", "run.name=one"]) == 0
+    assert main(["evaluate", f"run={tmp_path / 'one'}", "datasets=[disks, tones]", "overlays=0", "worst=0"]) == 0
+    datasets = json.loads((tmp_path / "one" / "evaluation.json").read_text())["datasets"]
+    assert list(datasets["tones"]["iou"]) == ["dark", "colourful"]  # by the labels that the universe has of it
+    assert sum(map(sum, datasets["tones"]["confusion_matrix"])) > 0
+
+
 def test_stored_evidence_needs_no_model_and_gives_the_same(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["taxonomy", f"runs=[{runs / 'both'}]", f"out={tmp_path / 'a'}", SURE]) == 0
     assert "relations worth" in capsys.readouterr().out
