@@ -1,12 +1,13 @@
 """A taxonomy that is learnt with the network: its gradient by hand, the restriction, what it finds where relations are known."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from spaces import VIEWS, Plain, outputs_of, random_labels, slow_set_loss, view
+from spaces import VIEWS, Plain, outputs_of, random_labels, slow_set_loss, space, view
 from torch import Tensor, nn
 
 from data.errors import InputError
@@ -99,11 +100,20 @@ def test_leanings_have_the_gradient_of_a_rounding_that_is_not_there(dtype: torch
     torch.stack([number * term.total for number, term in enumerate(terms.values(), start=1)]).sum().backward()
     for number, dataset in enumerate(VIEWS):
         counted = labels[dataset].masked_fill(~where[dataset][dataset], IGNORE_INDEX)
-        expected = slow_gradient(logits[dataset], counted, dataset, weights[dataset], share=0.6)
+        expected = slow_gradient(logits[dataset], counted, dataset, weights[dataset], share=0.5)
         grad = made.leanings[number].grad
         assert grad is not None
         torch.testing.assert_close(grad, (number + 1) * expected, rtol=1e-5, atol=1e-5)
         assert not mixed[dataset].total.requires_grad
+
+
+def test_boxes_teach_no_leanings() -> None:
+    views = {**VIEWS, "signs": replace(VIEWS["signs"], supervision="boxes")}
+    made = space("learned", views)
+    logits = {dataset: torch.randn(2, 9, 4, 5, dtype=torch.float64) for dataset in views}
+    torch.stack([term.total for term in made.losses(logits, random_labels(1)).values()]).sum().backward()
+    assert isinstance(made, Learned)
+    assert [bool(leanings.grad is not None and leanings.grad.any()) for leanings in made.leanings] == [True, True, False]
 
 
 def test_leanings_stay_in_the_unit_interval_and_in_their_own_dataset() -> None:

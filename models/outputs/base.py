@@ -1,7 +1,7 @@
 """Output spaces: what a network's logits mean, and the only place that knows how datasets share them.
 
 An output space turns features into logits for each dataset, gives the losses of those logits against the datasets' labels, and says what
-they predict. Trainers speak to this interface alone. All four are one idea: the logits are distributions over leaves, and a label is a set
+they predict. Trainers speak to this interface alone. All five are one idea: the logits are distributions over leaves, and a label is a set
 of leaves. So each can be asked about the labels of any dataset, once it is said which leaves these are (`table`, `predict_through`).
 """
 

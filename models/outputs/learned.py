@@ -33,9 +33,9 @@ from models.outputs.set_loss import NO_LABEL, SetLoss, Softmax, bands
 HALF = 0.5
 """The weight above which a class belongs to a label: nearest to 1."""
 
-PACE = 10.0
+PACE = 20.0
 """What leanings are multiplied by; gradients go straight through that, too. Adam moves a parameter by its learning rate at the most: at
-1e-3 no class changes its label without evidence of 50 steps, so that those in which the network knows nothing yet decide nothing."""
+1e-3 no class changes its label without evidence of 25 steps, so that those in which the network knows nothing yet decide nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class LearnedConfig(OutputsConfigBase):
     """One softmax over universal classes, one for each label of each dataset; to which labels of other datasets they belong is learnt."""
 
     name: Literal["learned"]
-    share: float = 0.6
+    share: float = 0.5
     """A class belongs to a label of another dataset where, of what it is taken for on that dataset's images among the labels of its own,
     more than this share lies in the label's pixels."""
 
@@ -70,7 +70,8 @@ class Learned(SharedDecoder):
 
     where to belong to none is right in a part `share` of cases. So A(q, y) rises with 1 - share, and all other A(q, k) fall with share,
     whether q belongs to any of them now or not: a leaning rises where, of what q is decided for on a dataset's images, more than `share`
-    lies in a label's pixels. Paper 000 takes that share from the confusion matrices of trained models (4.3.2).
+    lies in a label's pixels. Paper 000 takes that share from the confusion matrices of trained models (4.3.2). Boxes teach no leanings:
+    nothing outside of them is labelled, so that whatever is seen inside would seem to be a part of the label.
 
     R is not the likelihood that the network is trained by. The gradient of that, p(q) / P(y) on pixels of y with P(y) what the label's
     classes have in all, makes pixels count the more, the more wrong the network is about them; p(q) is next to nothing wherever the
@@ -131,7 +132,7 @@ class Learned(SharedDecoder):
         with torch.no_grad():
             leanings.clamp_(0, 1 / PACE)  # before a step and not after it, so that no trainer has to know
             evidence = leanings.new_zeros(leanings.shape)
-            for rows in bands(logits):
+            for rows in bands(logits) if self.views[dataset].supervision == "pixels" else ():
                 evidence += self._evidence(logits[:, :, rows], labels[:, rows], dataset, None if weights is None else weights[:, rows])
             evidence -= self._share * evidence.sum(dim=1, keepdim=True)
             evidence[self._channels[dataset]] = 0
