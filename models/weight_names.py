@@ -126,6 +126,8 @@ def run_form(file: JobHead, job: JobHead) -> Form:
 
     def place(key: str) -> Place:
         key = key.removeprefix("model.")
+        if key.startswith("outputs.leanings.") and file.classifiers != job.classifiers:
+            return Place(reason="to which labels classes belong, which was learnt of other classes")
         numbered = re.fullmatch(r"outputs\.(decoders|classifiers)\.(\d+)\.(.+)", key)
         if numbered is None:
             return Place(names=(key,))

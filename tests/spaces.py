@@ -12,6 +12,7 @@ from models.networks.base import Features, FirstMap, Network
 from models.outputs import (
     ConcatConfig,
     HierarchyConfig,
+    LearnedConfig,
     MultiHeadConfig,
     OutputsConfig,
     UniversalConfig,
@@ -58,6 +59,7 @@ SPACES: dict[str, OutputsConfig] = {
     "universal": UniversalConfig(name="universal", universe=UNIVERSE),
     "joint": HierarchyConfig(name="hierarchy", tree=TREE),
     "greedy": HierarchyConfig(name="hierarchy", tree=TREE, rule="greedy"),
+    "learned": LearnedConfig(name="learned"),
 }
 
 

@@ -123,6 +123,7 @@ OUTPUTS = {
     "universal": {"name": "universal", "universe": "streets"},
     "joint": {"name": "hierarchy", "tree": "streets"},
     "greedy": {"name": "hierarchy", "tree": "streets", "rule": "greedy"},
+    "learned": {"name": "learned"},
 }
 
 

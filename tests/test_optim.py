@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from spaces import SPACES, VIEWS
+from test_supervision import small_model
 from torch import nn
 
 from data.config import build
 from data.errors import InputError
+from trainers.flat import FlatConfig, FlatTrainer
 from trainers.optim import (
     AdamConfig,
     AdamWConfig,
@@ -43,7 +46,7 @@ class Trainer(nn.Module):
         return (y.square().sum(dim=(0, 2, 3)) * torch.exp(-self.log_variance) + self.log_variance).sum()
 
 
-def names_of(trainer: Trainer, optimizer: torch.optim.Optimizer) -> dict[str, set[str]]:
+def names_of(trainer: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, set[str]]:
     """Group -> names of its parameters."""
     names = {id(parameter): name for name, parameter in trainer.named_parameters()}
     return {group["name"]: {names[id(parameter)] for parameter in group["params"]} for group in optimizer.param_groups}
@@ -76,6 +79,16 @@ def test_all_that_is_trained_is_in_one_group_and_a_trainers_own_is_not_decayed()
     trained = {name for name, parameter in trainer.named_parameters() if parameter.requires_grad}
     assert names == {"rest": trained - {"log_variance"}, "own": {"log_variance"}}
     assert {group["name"]: group["weight_decay"] for group in optimizer.param_groups} == {"rest": 0.5, "own": 0}
+
+
+def test_to_which_labels_classes_belong_is_not_decayed_either() -> None:
+    """Nor has it the rate of the part of the model that it lies in."""
+    config = AdamConfig(name="adam", lr=1e-3, weight_decay=0.5, groups={"outputs": GroupConfig(lr=10)})
+    trainer = FlatTrainer(small_model(SPACES["learned"], VIEWS), FlatConfig(name="flat"))
+    optimizer = build_optimizer(trainer, config)
+    assert names_of(trainer, optimizer)["own"] == {f"model.outputs.leanings.{number}" for number in range(len(VIEWS))}
+    (own,) = (group for group in optimizer.param_groups if group["name"] == "own")
+    assert (own["lr"], own["weight_decay"]) == (1e-3, 0)
 
 
 def test_a_parameter_in_several_groups_gets_the_product_of_their_factors() -> None:

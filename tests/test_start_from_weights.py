@@ -39,6 +39,12 @@ def test_classifiers_go_to_those_that_decide_between_the_same() -> None:
     assert other.place("model.outputs.decoder.last.0.bias").names == ("outputs.decoder.last.0.bias",)
 
 
+def test_what_was_learnt_of_the_same_classes_is_taken_along() -> None:
+    leanings = "model.outputs.leanings.0"
+    assert run_form(head("learned", a="xy"), head("learned", a="xy")).place(leanings).names == (leanings.removeprefix("model."),)
+    assert "of other classes" in (run_form(head("learned", a="xy"), head("learned", a="yx")).place(leanings).reason or "")
+
+
 @pytest.fixture(scope="module")
 def trained(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of one step over disks and tones."""

@@ -322,6 +322,7 @@ labels:
         (["outputs=concat", "outputs.predict=all"], {"disks", "tones", "boxed"}),
         (["outputs=universal", "outputs.universe=FOLDER/universe.yaml"], {"disks", "tones", "boxed"}),
         (["outputs=hierarchy", "outputs.tree=FOLDER/tree.yaml", "outputs.rule=greedy"], {"root", "things"}),
+        (["outputs=learned", "optim.lr=0.1"], {"disks", "tones", "boxed"}),
     ],
 )
 def test_every_output_space_trains_resumes_evaluates_and_predicts(

@@ -17,7 +17,11 @@ Implementation = Literal["auto", "foreach", "fused", "apex"]
 GROUPS = ("encoder", "outputs", "norms", "biases")
 REST = "rest"
 OWN = "own"
-"""The group of a trainer's own parameters: such as learned loss weights, which decay would draw to a value that means something else."""
+"""The group of parameters that are no weights of a network, such as a trainer's own: learned weights of the loss, which decay would draw
+to a value that means something else."""
+
+LEANINGS = "model.outputs.leanings."
+"""Of `outputs=learned`: to which labels its classes belong."""
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
@@ -154,7 +158,7 @@ def _apex_optimizer(groups: list[dict[str, Any]], config: OptimConfig, arguments
 
 def parameter_groups(trainer: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
     """The parameters of `trainer`, each once, by the groups of `config` that it is in: `base_lr` is the rate before the schedule,
-    `name` such as `encoder+norms`; those in none are `rest`, and the trainer's own, outside of its model, `own`."""
+    `name` such as `encoder+norms`; those in none are `rest`, and those that are no weights of a network `own`."""
     found: dict[str, list[nn.Parameter]] = {}
     for name, parameter in trainer.named_parameters():
         if parameter.requires_grad:
@@ -170,7 +174,7 @@ def _group(name: str, parameters: list[nn.Parameter], config: OptimConfig) -> di
 
 
 def _group_of(trainer: nn.Module, name: str, groups: Mapping[str, GroupConfig]) -> str:
-    if not name.startswith("model."):
+    if not name.startswith("model.") or name.startswith(LEANINGS):
         return OWN
     owner, _, last = name.rpartition(".")
     is_norm = isinstance(trainer.get_submodule(owner), NORMS)

@@ -7,10 +7,11 @@ from models.networks.base import Network
 from models.outputs.base import OutputSpace
 from models.outputs.concat import Concat, ConcatConfig
 from models.outputs.hierarchy import HierarchyConfig, HierarchySpace
+from models.outputs.learned import Learned, LearnedConfig
 from models.outputs.multihead import MultiHead, MultiHeadConfig
 from models.outputs.universal import Universal, UniversalConfig
 
-OutputsConfig = MultiHeadConfig | ConcatConfig | UniversalConfig | HierarchyConfig
+OutputsConfig = MultiHeadConfig | ConcatConfig | UniversalConfig | HierarchyConfig | LearnedConfig
 
 
 def build_outputs(config: OutputsConfig, views: Mapping[str, View], network: Network) -> OutputSpace:
@@ -27,3 +28,5 @@ def build_outputs(config: OutputsConfig, views: Mapping[str, View], network: Net
             return Universal(config, views, network)
         case HierarchyConfig():
             return HierarchySpace(config, views, network)
+        case LearnedConfig():
+            return Learned(config, views, network)

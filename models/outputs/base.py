@@ -1,7 +1,7 @@
 """Output spaces: what a network's logits mean, and the only place that knows how datasets share them.
 
 An output space turns features into logits for each dataset, gives the losses of those logits against the datasets' labels, and says what
-they predict. Trainers speak to this interface alone. All four are one idea: the logits are distributions over leaves, and a label is a set
+they predict. Trainers speak to this interface alone. All five are one idea: the logits are distributions over leaves, and a label is a set
 of leaves. So each can be asked about the labels of any dataset, once it is said which leaves these are (`table`, `predict_through`).
 """
 
@@ -251,12 +251,16 @@ class LeafTable(nn.Module):
             return log_p if self.keeps_all else log_p.index_select(1, self.single)
         if not len(self.columns):
             return log_p.new_full((log_p.shape[0], len(self.matrix), *log_p.shape[2:]), -torch.inf)
-        log_p = log_p.index_select(1, self.columns)
-        largest = log_p.amax(dim=1, keepdim=True)
-        shares = (log_p - largest).exp()
-        with torch.autocast(log_p.device.type, enabled=False):
-            sums = torch.matmul(self.matrix.to(shares.dtype), shares.flatten(2)).view(log_p.shape[0], len(self.matrix), *log_p.shape[2:])
-        return sums.log() + largest
+        return summed(log_p.index_select(1, self.columns), self.matrix)
+
+
+def summed(log_p: Tensor, matrix: Tensor) -> Tensor:
+    """Log-probabilities (N, L, H, W) to those of sums of them (N, K, H, W): `matrix` (K, L) has a 1 for each that is in one."""
+    largest = log_p.amax(dim=1, keepdim=True)
+    shares = (log_p - largest).exp()
+    with torch.autocast(log_p.device.type, enabled=False):
+        sums = torch.matmul(matrix.to(shares.dtype), shares.flatten(2)).view(log_p.shape[0], len(matrix), *log_p.shape[2:])
+    return sums.log() + largest
 
 
 class SharedDecoder(OutputSpace):

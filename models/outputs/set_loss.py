@@ -28,6 +28,8 @@ class Softmax:
 
     channels: slice
     sets: tuple[frozenset[int], ...]
+    is_fixed: bool = True
+    """Otherwise `SetLoss.assign` may say, as often as it likes, which label each output is in."""
 
     @property
     def num_outputs(self) -> int:
@@ -36,7 +38,7 @@ class Softmax:
     @property
     def is_single(self) -> bool:
         """Whether no label leaves a choice between outputs, but for those that leave it between all."""
-        return all(len(outputs) in (0, 1, self.num_outputs) for outputs in self.sets)
+        return self.is_fixed and all(len(outputs) in (0, 1, self.num_outputs) for outputs in self.sets)
 
 
 class SetLoss(nn.Module):
@@ -70,6 +72,14 @@ class SetLoss(nn.Module):
         if kinds is not None:
             counted = [counted[0] & (kinds == part) for part in range(self.num_parts)]
         return totals, torch.stack([pixels.sum() for pixels in counted])
+
+    def assign(self, labels: Tensor) -> None:
+        """`labels` (C,) of one softmax that is not fixed, no label of which has outputs twice: the label that each output is in from now
+        on, NO_LABEL where in none. A label keeps an output at least."""
+        (term,) = self.terms
+        assert isinstance(term, _SomeOf)
+        assert len(term.labels) == 1
+        term.labels.copy_(labels.unsqueeze(0))
 
     def counted(self, labels: Tensor) -> list[Tensor]:
         """The pixels, bool, of class indices (N, H, W) that count for each softmax."""

@@ -16,8 +16,10 @@ from data.files import atomic_write
 from data.labels import IGNORE_INDEX, View
 from data.progress import track
 from data.shards import ShardSplit
+from data.taxonomy import write_universe
 from models.model import SegmentationModel
 from models.outputs.base import never_predicted
+from models.outputs.learned import Learned
 from trainers.collapse import COLLAPSED, Peaks, describe, find_collapsed
 from trainers.evaluation.passes import PassesConfig
 from trainers.evaluation.protocols import ProtocolConfig, protocol_of, protocol_result
@@ -226,6 +228,8 @@ class Evaluation:
         write_images(self.out.path / "evaluation_images.jsonl", self.tasks, tallies)
         if config.cross:
             write_json(self.out.path / "confusions.json", cross_content(self.tasks, tallies, **about))
+        if isinstance(model.outputs, Learned):
+            write_universe(self.out.path / "universe.yaml", model.outputs.universe())
         self._draw(tallies)
         return path
 
