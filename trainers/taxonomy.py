@@ -12,6 +12,7 @@ from rich.table import Table
 from data.config import build, to_plain
 from data.errors import InputError
 from data.inspect.plots import write_figure
+from data.tasks import RunTasks
 from data.taxonomy import (
     MODES,
     Evidence,
@@ -27,7 +28,7 @@ from data.taxonomy import (
 )
 from data.taxonomy.pictures import shares_picture, tree_picture
 from data.universe import Color
-from trainers.evaluation.cross import CrossConfig, collect
+from trainers.evaluation.cross import CrossConfig, Entries, collect
 from trainers.evaluation.results import write_json
 
 Value = bool | int | float | str
@@ -48,6 +49,7 @@ class FindConfig(CrossConfig):
     overrides: Path | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if (self.evidence is None) == (not self.runs):
             raise InputError("runs, evidence: both or none of them found, expected runs=[RUN, RUN] or evidence=FILE; give one of them")
 
@@ -59,15 +61,16 @@ class FindConfig(CrossConfig):
         return build(TaxonomyConfig, content)
 
 
-def find(config: FindConfig) -> Taxonomy:
+def find(config: FindConfig, run_tasks: RunTasks[Entries] | None = None) -> Taxonomy:
     """Collect or read the evidence, and write into `config.out`: what was collected as confusions.json, taxonomy.yaml, universe.yaml (what
-    `outputs=universal` reads), tree.png, and shares/MODEL_on_IMAGES.png. Raises InputError for what the user has to mend."""
+    `outputs=universal` reads), tree.png, and shares/MODEL_on_IMAGES.png. `run_tasks` as `collect` has it. Raises InputError for what the
+    user has to mend."""
     wanted, overrides = config.taxonomy, None if config.overrides is None else read_overrides(config.overrides)
     colors: Mapping[str, Color] = {}
     if config.evidence is not None:
         evidence = read_evidence(config.evidence)
     else:
-        content, colors = collect(config)
+        content, colors = collect(config, run_tasks)
         evidence = evidence_of(content)
         write_json(config.out / "confusions.json", content)
     taxonomy = find_taxonomy(evidence, wanted, overrides)
