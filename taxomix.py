@@ -9,6 +9,7 @@ import shutil
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,18 +25,13 @@ if TYPE_CHECKING:
 
 def prepare(overrides: Sequence[str]) -> None:
     """turn a dataset into shards"""
+    from cluster.tasks import run_on_ray
     from data.prepare import PrepareConfig
     from data.prepare import prepare as run_prepare
 
     config = build(PrepareConfig, conf.compose("prepare", overrides))
-    if config.ray is None:
-        written = run_prepare(config)
-    else:
-        from cluster.prepare import ray_tasks
-
-        with ray_tasks(config.ray, workers=config.workers) as run_tasks:
-            written = run_prepare(config, run_tasks)
-    for folder, manifest, was_there in written:
+    run_tasks = None if config.ray is None else partial(run_on_ray, address=config.ray, workers=config.workers)
+    for folder, manifest, was_there in run_prepare(config, run_tasks):
         state = (
             "already there"
             if was_there
@@ -108,11 +104,21 @@ def taxonomy(overrides: Sequence[str]) -> None:
     """find how the labels of datasets are related"""
     from rich.console import Console
 
+    from cluster.tasks import run_on_ray
     from trainers.taxonomy import FindConfig, find, print_effects, print_taxonomy
 
     config = build(FindConfig, conf.compose("taxonomy", overrides))
+    run_tasks = None
+    if config.ray is not None:
+        run_tasks = partial(
+            run_on_ray,
+            address=config.ray,
+            workers=config.workers,
+            cpus_per_worker=config.cpus_per_worker,
+            gpus_per_worker=config.gpus_per_worker,
+        )
     console = Console(width=None if sys.stdout.isatty() else 160)
-    print_taxonomy(find(config), console)
+    print_taxonomy(find(config, run_tasks), console)
     if config.test is not None:
         print_effects(config.out / "effects.json", console)
     print(f"written to {config.out}")

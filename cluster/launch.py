@@ -4,13 +4,12 @@ import json
 import logging
 import math
 import os
-import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.distributed as dist
 
+from cluster.session import LOCAL, session, set_environment
 from data.errors import InputError
 from data.files import write_text
 from trainers.config import ClusterConfig, JobConfig
@@ -18,15 +17,6 @@ from trainers.job import check_job
 from trainers.loop import train
 from trainers.ranks import Ranks, ranks_from_environment
 from trainers.run_folder import RunFolder
-
-RAY_ENVIRONMENT = {
-    # Rank 0 prints for itself: Ray's patch would show every line twice, and its deduplication would hide lines.
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    "RAY_DEDUP_LOGS": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    # What Ray will do by default; until this is set it warns about the change.
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-}
 
 
 class RunError(RuntimeError):
@@ -71,13 +61,13 @@ def _set_threads(cluster: ClusterConfig) -> None:
 
 
 def _launch_on_ray(job: JobConfig, folder: RunFolder) -> None:
-    _set_ray_environment(job.cluster)
+    set_environment(_address(job.cluster))
     # Imported late: Ray reads its variables when it is imported, and other ways to run need no Ray.
     from ray import train as ray_train
     from ray.exceptions import RayError
     from ray.train.torch import TorchTrainer
 
-    with _ray(job.cluster):
+    with _session(job.cluster):
         gpus = _gpus_per_worker(job.cluster)
         folder.start(job)
         folder.failure.unlink(missing_ok=True)
@@ -108,42 +98,19 @@ def _launch_on_ray(job: JobConfig, folder: RunFolder) -> None:
         _raise_failure(folder)
 
 
-def _set_ray_environment(cluster: ClusterConfig) -> None:
-    for name, value in RAY_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    if cluster.name == "local" and "RAY_AUTH_TOKEN" not in os.environ:
-        # A token of this job's own, in no file. Ray's ports are open to the network: without a token anyone could run code
-        # through them, and left to itself Ray would write one under HOME, which later clusters would take up unasked.
-        os.environ["RAY_AUTH_MODE"] = "token"
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    if cluster.name == "local":
-        # It watches for nodes that a cloud takes back, and prints a warning about itself.
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-
-
 def _worker_environment(cluster: ClusterConfig) -> dict[str, str]:
     return {} if cluster.threads_per_worker is None else {"OMP_NUM_THREADS": str(cluster.threads_per_worker)}
 
 
-@contextmanager
-def _ray(cluster: ClusterConfig) -> Iterator[None]:
+def _session(cluster: ClusterConfig) -> AbstractContextManager[None]:
     """A Ray of our own on this machine, or a connection to the running one."""
-    import ray
+    where = f"cluster.address={cluster.address}" if cluster.address else "cluster=ray"
+    remedy = "start one, or give its address or cluster=local"
+    return session(_address(cluster), num_cpus=_local_cpus(cluster), where=where, remedy=remedy)
 
-    if cluster.name == "ray":
-        try:
-            ray.init(address=cluster.address or "auto")
-        except ConnectionError as error:
-            where = f"cluster.address={cluster.address}" if cluster.address else "cluster=ray"
-            reason = str(error).splitlines()[0]
-            raise InputError(f"{where}: no running Ray cluster found ({reason}); start one, or give its address or cluster=local") from None
-    else:
-        # address="local": a bare init would join whatever cluster it finds on this machine.
-        ray.init(address="local", num_cpus=_local_cpus(cluster), dashboard_host="127.0.0.1", _node_ip_address="127.0.0.1")
-    try:
-        yield
-    finally:
-        ray.shutdown()
+
+def _address(cluster: ClusterConfig) -> str:
+    return LOCAL if cluster.name == "local" else cluster.address or "auto"
 
 
 def _local_cpus(cluster: ClusterConfig) -> int:

@@ -71,7 +71,7 @@ class PrepareConfig:
             raise InputError(f"workers: {self.workers} found, expected at least 1; raise it")
 
 
-def prepare(config: PrepareConfig, run_tasks: RunTasks | None = None) -> list[tuple[str, Manifest, bool]]:
+def prepare(config: PrepareConfig, run_tasks: RunTasks[Piece] | None = None) -> list[tuple[str, Manifest, bool]]:
     """Write every split of the dataset(s); gives the place and the manifest of each, and whether it was there already.
 
     `run_tasks` says where the work is done: by default in processes of this machine.
@@ -178,7 +178,7 @@ def fingerprint(options: Sequence[Any], prints: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def _run(jobs: Sequence["SplitJob"], run_tasks: RunTasks, *, inspect: str | None) -> None:
+def _run(jobs: Sequence["SplitJob"], run_tasks: RunTasks[Piece], *, inspect: str | None) -> None:
     """Do what is missing of `jobs`. Raises InputError that names the bad files where there are any."""
     work = [(job, task) for job in jobs for task in job.missing_tasks()]
     unit = work[0][1].unit if work else ""

@@ -1,4 +1,4 @@
-"""Pieces of work for the processes of this machine; cluster/prepare.py runs the same pieces on Ray."""
+"""Pieces of work for the processes of this machine; cluster/tasks.py runs the same pieces on Ray."""
 
 import multiprocessing
 import os
@@ -8,13 +8,16 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait as wait_for_sentinels
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 
 from data.progress import Advance
 
 SECONDS_BETWEEN_LOOKS = 0.3
+
+T = TypeVar("T")
+Result = TypeVar("Result", covariant=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +32,7 @@ class Piece:
     """Of the tar that was written."""
 
 
-class Task(Protocol):
+class Task(Protocol[Result]):
     """A piece of work that any process can do. It may be done twice, at once even, so it has to give the same again."""
 
     @property
@@ -37,12 +40,12 @@ class Task(Protocol):
         """How much work it is, in the unit that the progress is shown in."""
         ...
 
-    def run(self, advance: Advance) -> Piece:
+    def run(self, advance: Advance) -> Result:
         """Do it. `advance` is called as the work goes on; what is missing to `amount` at the end is added by the caller."""
         ...
 
 
-RunTasks = Callable[[Sequence[Task], Advance], Generator[tuple[int, Piece], None, None]]
+RunTasks = Callable[[Sequence[Task[T]], Advance], Generator[tuple[int, T], None, None]]
 """Runs tasks; yields the number and the result of each as it ends, in any order. Closing the generator stops the others."""
 
 
@@ -53,7 +56,7 @@ class StoppedError(Exception):
 class Counted:
     """Passes on what a task says of its progress: no more in all than its amount, and no less once it has ended."""
 
-    def __init__(self, task: Task, advance: Advance) -> None:
+    def __init__(self, task: Task[Any], advance: Advance) -> None:
         self.left, self.advance = task.amount, advance
 
     def __call__(self, amount: int) -> None:
@@ -62,7 +65,7 @@ class Counted:
         self.advance(amount)
 
 
-def run_counted(task: Task, advance: Advance) -> Piece:
+def run_counted(task: Task[T], advance: Advance) -> T:
     counted = Counted(task, advance)
     result = task.run(counted)
     counted(counted.left)
@@ -74,7 +77,7 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run_locally(tasks: Sequence[Task], advance: Advance, *, workers: int | None = None) -> Generator[tuple[int, Piece], None, None]:
+def run_locally(tasks: Sequence[Task[T]], advance: Advance, *, workers: int | None = None) -> Generator[tuple[int, T], None, None]:
     """RunTasks in as many processes as there is use for, or in this one where that is one."""
     workers = min(workers or num_cores(), len(tasks))
     if workers <= 1:
@@ -94,7 +97,7 @@ def run_locally(tasks: Sequence[Task], advance: Advance, *, workers: int | None 
             raise
 
 
-def _results(numbers: dict[Future[Piece], int], counter: Any, advance: Advance) -> Iterator[tuple[int, Piece]]:
+def _results(numbers: dict[Future[T], int], counter: Any, advance: Advance) -> Iterator[tuple[int, T]]:
     shown, pending = 0, set(numbers)
     while pending:
         done, pending = wait(pending, timeout=SECONDS_BETWEEN_LOOKS, return_when=FIRST_COMPLETED)
@@ -124,7 +127,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _run_in_worker(task: Task) -> Piece:
+def _run_in_worker(task: Task[T]) -> T:
     return run_counted(task, _advance_in_worker)
 
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from data.config import build, to_plain
 from data.errors import InputError
 from data.inspect.plots import write_figure
+from data.tasks import RunTasks
 from data.taxonomy import (
     MODES,
     Evidence,
@@ -29,7 +30,7 @@ from data.taxonomy import (
 from data.taxonomy.hypotheses import Among, effects, parts_of, read_winners, score, write_winners
 from data.taxonomy.pictures import effects_picture, shares_picture, tree_picture
 from data.universe import Color
-from trainers.evaluation.cross import CrossConfig, collect
+from trainers.evaluation.cross import CrossConfig, Entries, collect
 from trainers.evaluation.results import write_json
 from trainers.evaluation.winners import collect_winners
 
@@ -55,6 +56,7 @@ class FindConfig(CrossConfig):
     """As what a label of another dataset counts in the test where it wins and is part of nothing: a miss, or (own) not at all."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if (self.evidence is None) == (not self.runs):
             raise InputError("runs, evidence: both or none of them found, expected runs=[RUN, RUN] or evidence=FILE; give one of them")
 
@@ -66,15 +68,16 @@ class FindConfig(CrossConfig):
         return build(TaxonomyConfig, content)
 
 
-def find(config: FindConfig) -> Taxonomy:
+def find(config: FindConfig, run_tasks: RunTasks[Entries] | None = None) -> Taxonomy:
     """Collect or read the evidence, and write into `config.out`: what was collected as confusions.json, taxonomy.yaml, universe.yaml (what
-    `outputs=universal` reads), tree.png, and shares/MODEL_on_IMAGES.png. Raises InputError for what the user has to mend."""
+    `outputs=universal` reads), tree.png, and shares/MODEL_on_IMAGES.png. `run_tasks` as `collect` has it. Raises InputError for what the
+    user has to mend."""
     wanted, overrides = config.taxonomy, None if config.overrides is None else read_overrides(config.overrides)
     colors: Mapping[str, Color] = {}
     if config.evidence is not None:
         evidence = read_evidence(config.evidence)
     else:
-        content, colors = collect(config)
+        content, colors = collect(config, run_tasks)
         evidence = evidence_of(content)
         write_json(config.out / "confusions.json", content)
     taxonomy = find_taxonomy(evidence, wanted, overrides)
