@@ -1,7 +1,9 @@
 """A connection to Ray: to one of our own on this machine, or to a running cluster."""
 
 import os
+import re
 import secrets
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,6 +11,8 @@ from data.errors import InputError
 
 LOCAL = "local"
 """In place of an address: a Ray of our own on this machine, started and stopped."""
+
+SECONDS_TO_CONNECT = 10.0
 
 RAY_ENVIRONMENT = {
     # Rank 0 prints for itself: Ray's patch would show every line twice, and its deduplication would hide lines.
@@ -48,6 +52,7 @@ def session(address: str, *, num_cpus: int, where: str, remedy: str, log_to_driv
         ray.init(address=LOCAL, num_cpus=num_cpus, dashboard_host="127.0.0.1", _node_ip_address="127.0.0.1", log_to_driver=log_to_driver)
     else:
         try:
+            _check_that_something_listens(address)
             ray.init(address=address, log_to_driver=log_to_driver)
         except (ConnectionError, ValueError) as error:
             reason = " ".join(str(error).split())
@@ -56,3 +61,13 @@ def session(address: str, *, num_cpus: int, where: str, remedy: str, log_to_driv
         yield
     finally:
         ray.shutdown()
+
+
+def _check_that_something_listens(address: str) -> None:
+    """Raise ConnectionError where nothing does: Ray would try for minutes."""
+    found = re.fullmatch(r"(?:ray://)?\[?([^\[\]/]+)\]?:(\d+)", address)
+    if found:
+        try:
+            socket.create_connection((found[1], int(found[2])), timeout=SECONDS_TO_CONNECT).close()
+        except (OSError, OverflowError) as error:
+            raise ConnectionError(f"nothing listens at {address}: {error}") from None

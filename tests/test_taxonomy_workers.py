@@ -209,3 +209,11 @@ sys.exit(taxomix.main({on_ray!r}))
     token = seen.pop("RAY_AUTH_TOKEN")
     assert len(token) == 64
     assert seen == {"threads": 1, "code": str(ROOT / "taxomix.py"), "RAY_AUTH_MODE": "token", "CUDA_VISIBLE_DEVICES": ""}
+
+
+@pytest.mark.timeout(60)
+def test_an_address_where_nothing_listens_is_told_at_once(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["taxonomy", f"runs=[{runs / 'concat'}, {runs / 'dots'}]", f"out={tmp_path / 'out'}", "ray=127.0.0.1:1"]
+    assert main(words) == 2
+    assert "ray=127.0.0.1:1: no running Ray cluster found (nothing listens at 127.0.0.1:1" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
