@@ -14,13 +14,12 @@ from collections.abc import Callable, Sequence
 from statistics import mean
 from typing import Any
 
-import numpy as np
-
 from benchmarks.drawn import hardware
 from benchmarks.planted import Planted, plant
 from data.taxonomy.connections import Rules, connect
 from data.taxonomy.exact import exact
 from data.taxonomy.greedy import greedy
+from data.taxonomy.objectives import agreement
 from data.taxonomy.problem import Found, Problem
 from data.taxonomy.restarts import restarts
 
@@ -77,15 +76,8 @@ def measure(search: Callable[[Problem], Found], problems: Sequence[Problem], pla
     worth = mean(of.worth for of in found)
     gaps = [of.gap for of in found if of.gap is not None]
     gap = f"{max(gaps):.2g}" if gaps else "-"
-    score = mean(f1(of.order.below, truth.below) for of, truth in zip(found, planted, strict=True))
+    score = mean(agreement(of.order.below, truth.below) for of, truth in zip(found, planted, strict=True))
     return f"{mean(seconds):.2f} ({max(seconds):.2f}) | {worth:.2f} | {gap} | {score:.3f}"
-
-
-def f1(found: np.ndarray, true: np.ndarray) -> float:
-    """Of pairs of labels, each direction by itself; (labels, labels) bool both."""
-    apart = ~np.eye(len(found), dtype=bool)
-    total = int((found & apart).sum() + (true & apart).sum())
-    return 2 * int((found & true & apart).sum()) / total if total else 1.0
 
 
 if __name__ == "__main__":
