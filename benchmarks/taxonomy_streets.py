@@ -45,9 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         quality, figures = [], defaultdict[str, list[tuple[float, float, float]]](list)
         for seed in options.seeds:
             quality.append(mean(_miou(options.runs, space, level, seed) for space in SPACES))
-            evidence = _evidence(options.runs, level, seed)
+            evidence = evidence_of_runs(options.runs, level, seed)
             for name, (config, is_joint) in ways.items():
-                parts = [evidence] if is_joint else [_only(evidence, pair) for pair in itertools.combinations(SPACES, 2)]
+                parts = [evidence] if is_joint else [evidence.only(pair) for pair in itertools.combinations(SPACES, 2)]
                 found = set[tuple[str, str]]().union(*(_found(part, config) for part in parts))
                 figures[name].append(_figures(found))
         for name, values in figures.items():
@@ -76,7 +76,7 @@ def _miou(runs: Path, space: str, level: int, seed: int) -> float:
     return float(content["datasets"][space]["miou"])
 
 
-def _evidence(runs: Path, level: int, seed: int) -> Evidence:
+def evidence_of_runs(runs: Path, level: int, seed: int) -> Evidence:
     """What the three models answer on one another's images; asked once, and kept beside the runs."""
     kept = runs / f"confusions-{level}-{seed}.json"
     if not kept.exists():
@@ -85,15 +85,6 @@ def _evidence(runs: Path, level: int, seed: int) -> Evidence:
         content, _ = collect(CrossConfig(runs=folders, checkpoint="last", cache=cache))
         write_json(kept, content)
     return read_evidence(kept)
-
-
-def _only(evidence: Evidence, pair: tuple[str, str]) -> Evidence:
-    return Evidence(
-        labels={name: evidence.labels[name] for name in pair},
-        counts={key: matrix for key, matrix in evidence.counts.items() if set(key) == set(pair)},
-        pixels={key: number for key, number in evidence.pixels.items() if set(key) == set(pair)},
-        own={name: evidence.own[name] for name in pair},
-    )
 
 
 def _found(evidence: Evidence, config: TaxonomyConfig) -> set[tuple[str, str]]:
@@ -106,8 +97,9 @@ def _found(evidence: Evidence, config: TaxonomyConfig) -> set[tuple[str, str]]:
     return {(taxonomy.nodes[a], taxonomy.nodes[b]) for a, b in np.argwhere(below).tolist()}
 
 
-def _true() -> Iterator[tuple[str, str]]:
-    for one, other in itertools.combinations(SPACES, 2):
+def true_pairs(spaces: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Pairs of labels of these, the first a part of the second or equal to it."""
+    for one, other in itertools.combinations(spaces, 2):
         for relation in true_relations(one, other):
             a, b = f"{one}/{relation.label_a}", f"{other}/{relation.label_b}"
             if relation.kind in ("subset", "equal"):
@@ -116,7 +108,7 @@ def _true() -> Iterator[tuple[str, str]]:
                 yield b, a
 
 
-TRUE = frozenset(_true())
+TRUE = frozenset(true_pairs(SPACES))
 
 
 def _figures(found: set[tuple[str, str]]) -> tuple[float, float, float]:

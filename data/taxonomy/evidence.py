@@ -81,6 +81,15 @@ class Evidence:
                 f"pixels: {self.pixels.get(pair, 'nothing')} for {_shown(pair)} found, expected at least the {matrix.sum()} of its matrix"
             )
 
+    def only(self, datasets: Sequence[str]) -> "Evidence":
+        """What there is between some of the datasets."""
+        return Evidence(
+            labels={name: self.labels[name] for name in datasets},
+            counts={pair: matrix for pair, matrix in self.counts.items() if set(pair) <= set(datasets)},
+            pixels={pair: number for pair, number in self.pixels.items() if set(pair) <= set(datasets)},
+            own={name: matrix for name, matrix in self.own.items() if name in datasets},
+        )
+
     @cached_property
     def nodes(self) -> tuple[str, ...]:
         """Full names of all labels, in the order of their numbers."""
