@@ -19,8 +19,8 @@ def unmix(shares: np.ndarray, own: np.ndarray) -> np.ndarray:
 
     With r(x, z) the part of the pixels predicted as x on the model's own images that is truly z, the share of x is taken for the mean of
     the shares q of the true labels: p(x, y) = sum over z of r(x, z) q(z, y). That is solved for q by the multiplicative steps of Richardson
-    (1972) and Lucy (1974), which keep it in 0..1. A label that is not predicted on the own images is taken to be right, rows of `shares`
-    that are 0 say nothing and stay 0.
+    (1972) and Lucy (1974), which keep it in 0..1. A label that is not predicted on the own images is taken to be right; one that is never
+    right there has no shares. Rows of `shares` that are 0 say nothing and stay 0.
     """
     predicted = own.sum(axis=0)
     right = np.divide(own.T, predicted[:, None], out=np.eye(len(own)), where=predicted[:, None] > 0)
@@ -30,4 +30,6 @@ def unmix(shares: np.ndarray, own: np.ndarray) -> np.ndarray:
     for _ in range(ROUNDS):
         q = q * (r.T @ (p / np.maximum(r @ q, START**2))) / np.maximum(r.sum(axis=0), START)[:, None]
         q /= np.maximum(q.sum(axis=1, keepdims=True), START**2)
-    return np.where(says[:, None], q, 0.0)
+    # No q(x, y) can be larger: what is rightly called x is a part of p(x, y). It binds where mistakes differ on the other images.
+    most = np.divide(shares, right.diagonal()[:, None], out=np.zeros(shares.shape), where=right.diagonal()[:, None] > 0)
+    return np.minimum(q, most)
