@@ -77,9 +77,11 @@ class Experiment:
 
     def __post_init__(self) -> None:
         folders: dict[str, str] = {}
-        for name in self.variants:
+        for name in self.rows:
             if folders.setdefault(_folder(name), name) != name:
-                raise InputError(f"variants: {folders[_folder(name)]!r} and {name!r} found, whose runs have one name; rename one")
+                raise InputError(
+                    f"variants, evaluations: {folders[_folder(name)]!r} and {name!r} found, whose runs have one name; rename one"
+                )
         for name, evaluation in self.evaluations.items():
             if evaluation.of not in self.variants or name in self.variants:
                 raise InputError(
@@ -120,17 +122,19 @@ class Bench:
         """Do whatever of it is not yet done."""
         experiment = self.experiment
         prepare = () if self.is_prepared else experiment.prepare
-        every_word = [word for words in (*prepare, experiment.words, *experiment.variants.values(), *experiment.before) for word in words]
+        evaluations = [evaluation.words for evaluation in experiment.evaluations.values()]
+        groups = (*prepare, experiment.words, *experiment.variants.values(), *experiment.before, *evaluations, experiment.also)
+        every_word = [word for words in groups for word in words]
         if not self.data and any("{DATA}" in word for word in every_word):
             raise InputError("--data: missing, expected the folder of the datasets that the file names; give --data FOLDER")
         for words in prepare:
             self._taxomix("prepare", words, self.folder / "prepare.log")
         for seed in seeds:
             for number, (command, *rest) in enumerate(experiment.before):
-                done = self.folder / f"before-{number}-{seed}.done"
-                if not done.exists():
+                done, said = self.folder / f"before-{number}-{seed}.done", json.dumps([command, *rest])
+                if not done.exists() or done.read_text() != said:
                     self._taxomix(command, rest, done.with_suffix(".log"), seed)
-                    done.touch()
+                    write_text(done, said)
         runs = [(variant, seed) for seed in seeds for variant in experiment.variants]
         with ThreadPoolExecutor(jobs) as pool:
             for name in pool.map(lambda run: self._train(*run), runs):

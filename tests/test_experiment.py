@@ -67,7 +67,7 @@ def test_variants_whose_runs_have_one_name_and_missing_data_are_told(tmp_path: P
     path = tmp_path / "some.yaml"
     content = {"about": "", "words": ["source={DATA}/a"], "variants": {"a b": [], "a_b": []}, "scores": {}}
     path.write_text(yaml.safe_dump(content))
-    with pytest.raises(SystemExit, match=r"some.yaml: variants: 'a b' and 'a_b' found"):
+    with pytest.raises(SystemExit, match=r"some.yaml: variants, evaluations: 'a b' and 'a_b' found"):
         experiment.main([str(path)])
     path.write_text(yaml.safe_dump({**content, "variants": {"a": []}}))
     with pytest.raises(SystemExit, match="--data: missing"):
@@ -129,9 +129,11 @@ def test_rows_that_train_nothing_and_what_is_done_before(
         "words": job,
         "variants": {"a": ["model.weights={OUT}/tiny/first-{SEED}"]},
         "evaluations": {"a among all": {"of": "a", "words": ["predict=all"]}},
-        "also": ["datasets={disks: disks}"],
+        "also": ["datasets={tones: disks}", "through={OUT}/table.yaml"],
         "scores": {"disks": {"dataset": "disks", "score": "miou"}, "tones": {"dataset": "tones", "score": "miou"}},
     }
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "table.yaml").write_text("{version: 1, labels: {tones: {dark: ground, colourful: [red, blue]}}}")
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(content))
     words = [str(path), "--out", str(tmp_path / "out"), "--shards", str(shards), "--seeds", "3"]
@@ -143,7 +145,10 @@ def test_rows_that_train_nothing_and_what_is_done_before(
     entries = [json.loads((folder / f"{name}-3.json").read_text())["datasets"].values() for name in ("a", "a_among_all")]
     misses = [sum(np.array(entry["confusion_matrix"])[:, -1].sum() for entry in found) for found in entries]
     assert misses[0] == 0 < misses[1]
-    assert (folder / "a_among_all-3-also" / "evaluation.json").is_file()
+    for name in ("a", "a_among_all"):
+        also = json.loads((folder / f"{name}-3-also" / "evaluation.json").read_text())["datasets"]["tones"]
+        assert json.loads((folder / f"{name}-3.json").read_text())["datasets"]["tones"] == also
+        assert also != json.loads((folder / f"{name}-3" / "evaluation.json").read_text())["datasets"]["tones"]
     made = {file: file.stat().st_mtime_ns for file in folder.rglob("*.json")}
     experiment.main(words)  # nothing is done again
     assert {file: file.stat().st_mtime_ns for file in folder.rglob("*.json")} == made

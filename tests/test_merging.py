@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from data.errors import InputError
+from data.errors import FieldError, InputError
 from data.labels import IGNORE_INDEX
 from data.taxonomy import Overrides, Rules, Taxonomy, TaxonomyConfig, evidence_of, find_taxonomy, write_taxonomy
 from models.outputs import ConcatConfig, build_outputs
+from models.outputs.base import OutputSpace
 from models.outputs.concat import Merge
 from tests.spaces import VIEWS, Plain
 
@@ -84,7 +85,7 @@ def reference(logits: np.ndarray, dataset: str, merge: Merge, among: Literal["ow
     return best
 
 
-def built(merge: Merge, among: Literal["own", "all"], of: Taxonomy | None) -> torch.nn.Module:
+def built(merge: Merge, among: Literal["own", "all"], of: Taxonomy | None) -> OutputSpace:
     return build_outputs(ConcatConfig(name="concat", predict=among, taxonomy=of, merge=merge), VIEWS, Plain())
 
 
@@ -141,3 +142,42 @@ def test_a_dataset_of_the_run_that_the_taxonomy_lacks_keeps_to_itself() -> None:
     merged = build_outputs(ConcatConfig(name="concat", taxonomy=taxonomy()), views, Plain())
     assert merged.label_leaves("more") == (("more/ground",), ("more/thing",), ("more/sky",))
     assert merged.label_leaves("coarse")[1] == ("coarse/thing", "fine/car", "fine/sign")  # signs/stop is not in the run
+
+
+@pytest.mark.parametrize("among", ["own", "all"])
+@pytest.mark.parametrize("merge", ["probabilities", "logits"])
+def test_labels_of_a_dataset_that_is_not_of_the_run_are_merged_alike(merge: Merge, among: Literal["own", "all"]) -> None:
+    space = built(merge, among, taxonomy())
+    logits = 2 * torch.randn(1, len(LEAVES), 8, 9, generator=torch.Generator().manual_seed(3))
+    for dataset in VIEWS:
+        table = space.table("fine", space.label_leaves(dataset))
+        found = space.predict_through(logits, "fine", table, foreign=among == "all")
+        assert torch.equal(found, space.predict(logits, dataset))
+
+
+def test_the_winner_is_a_part_of_a_label_of_any_dataset() -> None:
+    space = built("winner", "own", taxonomy())
+    table = space.table("fine", [PARTS["coarse/ground"], (), ("signs/yield",)])
+    logits = torch.zeros(1, len(LEAVES), 1, 3)
+    for pixel, leaf in enumerate(("fine/grass", "signs/yield", "coarse/sky")):
+        logits[0, LEAVES.index(leaf), 0, pixel] = 2.0
+    logits[0, LEAVES.index("signs/yield"), 0, 2] = 1.0
+    assert space.predict_through(logits, "fine", table)[0, 0].tolist() == [0, 2, 2]
+    assert space.predict_through(logits, "fine", table, foreign=True)[0, 0].tolist() == [0, 2, IGNORE_INDEX]
+    summed = built("logits", "own", taxonomy())
+    assert summed.predict_through(-1 - logits, "fine", table).ne(1).all()  # a label without leaves is never predicted
+
+
+def test_what_a_dataset_says_for_evidence_knows_no_relation() -> None:
+    logits = torch.randn(1, len(LEAVES), 8, 9, generator=torch.Generator().manual_seed(4))
+    plain, merged = built("probabilities", "own", None), built("winner", "all", taxonomy())
+    for dataset in VIEWS:
+        assert torch.equal(merged.said(logits, dataset), plain.predict(logits, dataset))
+    assert (merged.predict(logits, "coarse") != plain.predict(logits, "coarse")).any()
+
+
+def test_what_cannot_be_merged_is_told() -> None:
+    with pytest.raises(FieldError, match="merge: logits found without a taxonomy"):
+        ConcatConfig(name="concat", merge="logits")
+    with pytest.raises(InputError, match="taxonomy: labels of coarse, fine, signs found, expected some of other"):
+        ConcatConfig(name="concat", taxonomy=taxonomy()).terms({"other": VIEWS["coarse"]})

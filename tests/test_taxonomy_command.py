@@ -109,7 +109,38 @@ def test_a_concatenation_is_evaluated_and_predicts_by_a_taxonomy(runs: Path, tmp
     assert main(["evaluate", f"run={runs / 'disks'}", f"out={tmp_path}", *given]) == 2
     assert "a run with outputs=multihead found, expected concat" in capsys.readouterr().err
     assert main(["evaluate", f"run={runs / 'both'}", f"out={tmp_path}", "merge=logits"]) == 2
-    assert "merge=logits: found without a taxonomy" in capsys.readouterr().err
+    assert "merge: logits found without a taxonomy" in capsys.readouterr().err
+
+
+def test_evidence_looks_and_tests_of_a_run_with_a_taxonomy(runs: Path, tmp_path: Path) -> None:
+    assert main(["taxonomy", f"runs=[{runs / 'both'}]", f"out={tmp_path}", SURE]) == 0
+    given = [f"run={runs / 'both'}", "overlays=0", "worst=0", f"taxonomy={tmp_path / 'taxonomy.yaml'}", "merge=logits", "predict=all"]
+    assert main(["evaluate", *given, f"out={tmp_path / 'cross'}", "cross=true"]) == 0
+    matrices = [json.loads((folder / "confusions.json").read_text())["pairs"] for folder in (tmp_path, tmp_path / "cross")]
+    assert all(pair in matrices[0] for pair in matrices[1])  # evidence knows no relation
+    for average in ("probabilities", "logits"):
+        assert main(["evaluate", *given, f"out={tmp_path / average}", "flip=true", f"average={average}"]) == 0
+    found = [json.loads((tmp_path / name / "evaluation.json").read_text())["datasets"] for name in ("probabilities", "logits")]
+    assert found[0] == found[1]  # sums of logits have no mean but that of logits
+
+
+def test_labels_that_the_run_has_no_part_of_are_missed_not_left_out(runs: Path, tmp_path: Path, shards: Path) -> None:
+    """disks/red and disks/blue are parts of tones/colourful, which a concatenation of tones alone cannot tell apart."""
+    labels = {"disks": ["ground", "red", "blue"], "tones": ["dark", "colourful"]}
+    counts = {("disks", "tones"): [[9000, 0, 0], [0, 9000, 9000]], ("tones", "disks"): [[9000, 0], [0, 9000], [0, 9000]]}
+    pairs = [
+        {"labels_of": d, "predictions_of": m, "labels": labels[d], "predictions": labels[m], "counts": of, "no_prediction": [0] * len(of)}
+        for (m, d), of in counts.items()
+    ]
+    (tmp_path / "e.json").write_text(json.dumps({"version": 1, "pairs": pairs}))
+    assert main(["taxonomy", f"evidence={tmp_path / 'e.json'}", f"out={tmp_path}", "rules={share: 0.6}"]) == 0
+    job = ["data=mine", f"data.root={shards}", "data.crop.size=[64, 64]", "loop.steps=2", "loop.overlays=0", "cluster=none", "model=edanet"]
+    assert main(["train", *job, "outputs=concat", "data.mix={tones: 2}", f"run.dir={tmp_path}", "run.name=tones"]) == 0
+    words = [f"run={tmp_path / 'tones'}", f"taxonomy={tmp_path / 'taxonomy.yaml'}", "datasets=[disks]", "overlays=0", "worst=0"]
+    assert main(["evaluate", *words]) == 0
+    iou = json.loads((tmp_path / "tones" / "evaluation.json").read_text())["datasets"]["disks"]["iou"]
+    assert list(iou) == labels["disks"]
+    assert iou["red"] == iou["blue"] == 0
 
 
 @pytest.mark.parametrize("among", ["own", "all"])
@@ -127,8 +158,13 @@ def test_relations_are_tested_by_what_they_change(runs: Path, tmp_path: Path, ca
     again = ["taxonomy", f"evidence={tmp_path / 'confusions.json'}", f"out={tmp_path / 'again'}", SURE, f"among={among}"]
     assert main([*again, f"test={tmp_path / 'winners.parquet'}"]) == 0
     assert json.loads((tmp_path / "again" / "effects.json").read_text()) == content
-    assert main([*again, f"test={runs / 'disks'}"]) == 2
-    assert "a run with outputs=multihead found, expected concat" in capsys.readouterr().err
+    for test, message in {"disks": "a run with outputs=multihead found, expected concat", "nowhere": "nowhere: no such file"}.items():
+        words = ["taxonomy", f"evidence={tmp_path / 'confusions.json'}", f"out={tmp_path / 'never'}", f"test={runs / test}"]
+        assert main(words) == 2
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "never").exists()
+    assert main(again) == 0
+    assert not (tmp_path / "again" / "effects.json").exists()  # of what was there before
 
 
 def test_overrides_and_modes_count(tmp_path: Path) -> None:

@@ -49,3 +49,11 @@ def test_evidence_with_own_images_is_used_unless_the_rules_say_no() -> None:
     assert connect(without, Rules()).shares[0, 3] == 0.4
     with pytest.raises(InputError, match=r"own\.a: int64 1 x 2 found, expected int64 counts of pixels, 0 or more, of its 2 labels"):
         Evidence(labels=labels, counts=counts, pixels=dict.fromkeys(counts, 1100), own={"a": np.array([[1, 2]])})
+
+
+def test_what_is_hardly_found_stays_nothing() -> None:
+    labels = {"a": ("p", "q"), "b": ("u", "v")}
+    counts = {("a", "b"): np.array([[10, 90], [90, 5000]]), ("b", "a"): np.array([[10, 0], [0, 10]])}
+    own = {"a": np.array([[100, 0], [0, 100]])}
+    evidence = Evidence(labels=labels, counts=counts, pixels={("a", "b"): 5190, ("b", "a"): 20}, own=own)
+    assert connect(evidence, Rules(min_found=0.05)).shares[0].tolist() == pytest.approx([0, 0, 0.1, 0], abs=0.01)

@@ -7,7 +7,8 @@ from typing import Any, Literal
 import torch
 
 from data.config import build
-from data.errors import InputError
+from data.errors import FieldError, InputError
+from data.taxonomy.hypotheses import Among
 from models.model import SegmentationModel
 from models.outputs import OutputsConfig
 from models.outputs.concat import ConcatConfig, Merge
@@ -17,7 +18,6 @@ from trainers.job import model_from_checkpoint
 from trainers.run_folder import RunFolder
 
 Rule = Literal["joint", "greedy"]
-Among = Literal["own", "all"]
 
 
 def default_device() -> torch.device:
@@ -68,7 +68,8 @@ class RunChoice:
             if not isinstance(outputs, ConcatConfig):
                 raise InputError(f"{key}={value}: a run with outputs={outputs.name} found, expected concat; remove {key}=")
         if isinstance(outputs, ConcatConfig):
-            outputs = replace(outputs, **changes)
-            if self.merge is not None and outputs.taxonomy is None:
-                raise InputError(f"merge={self.merge}: found without a taxonomy, expected one; give taxonomy=FILE, or remove merge=")
+            try:
+                outputs = replace(outputs, **changes)
+            except FieldError as error:
+                raise InputError(str(error)) from None
         return outputs

@@ -21,6 +21,9 @@ from trainers.config import FREE_TO_CHANGE, JobConfig
 
 LOCK_WAIT_SECONDS = 20.0
 
+LONGEST = 100
+"""Letters of a value that are told of."""
+
 
 class RunFolder:
     def __init__(self, path: Path) -> None:
@@ -84,4 +87,9 @@ def _first_difference(before: Any, now: Any, key: str = "") -> tuple[str, Any, A
             if found:
                 return found
         return None
-    return None if before == now else (key, before, now)
+    return None if before == now else (key, _short(before), _short(now))
+
+
+def _short(value: Any) -> Any:
+    """What is told of a value: of a large one, such as the content of a file, that it is one."""
+    return value if len(str(value)) <= LONGEST else f"{str(value)[:LONGEST]}..."

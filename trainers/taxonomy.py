@@ -1,7 +1,7 @@
 """`taxomix taxonomy`: from runs, or from matrices that were stored, to a taxonomy with its universe and pictures."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -27,7 +27,7 @@ from data.taxonomy import (
     write_taxonomy,
     write_universe,
 )
-from data.taxonomy.hypotheses import Among, effects, parts_of, read_winners, score, write_winners
+from data.taxonomy.hypotheses import Among, Winners, effects, parts_of, read_winners, score, write_winners
 from data.taxonomy.pictures import effects_picture, shares_picture, tree_picture
 from data.universe import Color
 from trainers.evaluation.cross import CrossConfig, Entries, collect
@@ -74,6 +74,9 @@ def find(config: FindConfig, run_tasks: RunTasks[Entries] | None = None) -> Taxo
     user has to mend."""
     wanted, overrides = config.taxonomy, None if config.overrides is None else read_overrides(config.overrides)
     colors: Mapping[str, Color] = {}
+    winners: Sequence[Winners] = ()
+    if config.test is not None:
+        winners = collect_winners(config.test, config) if config.test.is_dir() else read_winners(config.test)
     if config.evidence is not None:
         evidence = read_evidence(config.evidence)
     else:
@@ -85,18 +88,17 @@ def find(config: FindConfig, run_tasks: RunTasks[Entries] | None = None) -> Taxo
     write_taxonomy(config.out / "taxonomy.yaml", taxonomy)
     write_universe(config.out / "universe.yaml", taxonomy.universe(colors=colors))
     _draw(config.out, taxonomy, evidence, wanted)
-    if config.test is not None:
-        _test(config, config.test, taxonomy)
+    for name in ("effects.json", "effects.png"):  # of another taxonomy, where this one is not tested
+        (config.out / name).unlink(missing_ok=True)
+    if winners:
+        if config.test is not None and config.test.is_dir():
+            write_winners(config.out / "winners.parquet", winners)
+        _test(config, winners, taxonomy)
     return taxonomy
 
 
-def _test(config: FindConfig, test: Path, taxonomy: Taxonomy) -> None:
-    """Write what each relation changes as effects.json and effects.png, and winners.parquet where it was not there."""
-    if test.is_dir():
-        winners = collect_winners(test, config)
-        write_winners(config.out / "winners.parquet", winners)
-    else:
-        winners = read_winners(test)
+def _test(config: FindConfig, winners: Sequence[Winners], taxonomy: Taxonomy) -> None:
+    """Write what each relation changes as effects.json and effects.png."""
     found = tuple(effects(taxonomy, winners, among=config.among))
     means = {"with": score(winners, parts_of(taxonomy), config.among), "without": score(winners, {}, config.among)}
     entries = [{**to_plain(effect), "verdict": effect.verdict} for effect in found]

@@ -106,11 +106,11 @@ def connect(evidence: Evidence, rules: Rules) -> Connections:
     cells, predicted, true, known = _pixels(evidence, rules)
     shares = np.divide(cells, predicted, out=np.zeros(cells.shape), where=known)
     found = np.divide(cells, true, out=np.zeros(cells.shape), where=true > 0)
-    shares[found < rules.min_found] = 0.0
     for model, images in evidence.counts if rules.unmix else ():
         if model in evidence.own:
             block = evidence.places[model], evidence.places[images]
             shares[block] = unmix(shares[block], evidence.own[model])
+    shares[found < rules.min_found] = 0.0
     # What asserting a direction says against the evidence; nothing where there is none.
     excess = np.where(known, shares - rules.share, 0.0)
     subset, equal = excess, excess + excess.T

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data.errors import InputError
@@ -69,20 +70,24 @@ def write_winners(path: Path, winners: Sequence[Winners]) -> None:
 
 def read_winners(path: Path) -> tuple[Winners, ...]:
     """Raises InputError, which names the file."""
+    if not path.is_file():
+        raise InputError(f"test={path}: no such file, expected a run or a winners.parquet; check the path")
     try:
         table = pq.read_table(path)
         about = json.loads(table.schema.metadata[b"taxomix"])
         if about["version"] != VERSION:
             raise InputError(f"{path}: version {about['version']} found, expected {VERSION}; collect them again: test=RUN")
         return tuple(_of_dataset(table, about, name) for name in about["datasets"])
+    except InputError:
+        raise
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}, expected a winners.parquet; check the path") from None
+        raise InputError(f"{path}: {error.strerror or error}; check the path") from None
     except (pa.ArrowException, ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path}: no file of winners ({' '.join(str(error).split())}); collect them again: test=RUN") from None
 
 
 def _of_dataset(table: pa.Table, about: Mapping[str, Any], dataset: str) -> Winners:
-    rows = table.filter(pa.compute.equal(table["dataset"], dataset))
+    rows = table.filter(pc.equal(table["dataset"], dataset))
     labels, images = (tuple(about["datasets"][dataset][key]) for key in ("labels", "images"))
     leaves = tuple(about["leaves"])
 
@@ -171,11 +176,15 @@ def effects(taxonomy: Taxonomy, winners: Sequence[Winners], *, among: Among = "a
 
     Only the relation itself is taken away: what follows from it and another is in the taxonomy by itself, and is tested by itself.
     """
-    known, whole = {of.dataset: of for of in winners}, parts_of(taxonomy)
+    known, whole = {of.dataset: of for of in winners if of.pixels.any()}, parts_of(taxonomy)
+    if not set(known) & set(taxonomy.labels):
+        raise InputError(
+            f"test: pixels of {', '.join(known) or 'no dataset'} found, expected some of {', '.join(taxonomy.labels)}; name another run"
+        )
     for of in winners:
         _check(taxonomy, of)
-    weights = {of.dataset: _draws(of, draws, seed) for of in winners}
-    base = {of.dataset: matrices(of, whole, among) for of in winners}
+    weights = {name: _draws(of, draws, seed) for name, of in known.items()}
+    base = {name: matrices(of, whole, among) for name, of in known.items()}
     for relation in taxonomy.relations:
         less = dict(whole)
         less[relation.b] = whole[relation.b] - {relation.a}
@@ -186,6 +195,8 @@ def effects(taxonomy: Taxonomy, winners: Sequence[Winners], *, among: Among = "a
             if dataset not in known:
                 continue
             of, before = known[dataset], base[dataset]
+            if among == "own" and relation.kind == "subset" and dataset == relation.a.split("/", 1)[0]:
+                continue  # among a dataset's own labels, what one of them is a part of is never asked
             after = matrices(of, less, among)
             miou, without = (float(mean_iou(matrix.sum(axis=0))) for matrix in (before, after))
             spread = _scores(before, weights[dataset]) - _scores(after, weights[dataset]) if (before != after).any() else np.zeros(1)

@@ -94,6 +94,8 @@ class OutputSpace(nn.Module, ABC):
         self.views = dict(views)
         self.terms = tuple(views if terms is None else terms)
         """The names of the terms that `losses` gives for all datasets."""
+        self.averages_logits = False
+        """Whether several looks at an image have to be averaged as logits, since predictions are not those of the probabilities."""
 
     def forward(self, features: Features, rows: Mapping[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
         """The encoder's features of N images and, per dataset, the rows (N_d,) of its samples, to its logits (N_d, K, *size).
@@ -182,6 +184,10 @@ class OutputSpace(nn.Module, ABC):
         """Logits (N_d, K, H, W) to class indices of the dataset's view, (N_d, H, W) int64; IGNORE_INDEX where none of them is
         predicted, which evaluation counts as a miss."""
         return by_bands(lambda band: self.predict_band(band, dataset), logits)
+
+    def said(self, logits: Tensor, dataset: str) -> Tensor:
+        """`predict`, for evidence of how labels are related: what only the dataset's own labels say, whatever is known of relations."""
+        return self.predict(logits, dataset)
 
     def answer(self, logits: Tensor, dataset: str) -> Tensor:
         """`predict`, for a decision about training: what only other datasets have a label for never takes part."""

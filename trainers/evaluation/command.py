@@ -36,7 +36,7 @@ from trainers.evaluation.readings import (
 from trainers.evaluation.results import content_of, cross_content, settings_of, write_images, write_json
 from trainers.evaluation.sizes import PLAIN, SizeConfig, size_of
 from trainers.evaluation.tally import MAIN, Tally, Task, all_scores, count
-from trainers.evaluation.through import Through, read_through, sets_of
+from trainers.evaluation.through import Through, by_relations, read_through, sets_of
 from trainers.finished import RunChoice
 from trainers.metrics import Scores
 from trainers.overlay import write_confusions, write_task_panels, write_worst
@@ -191,13 +191,17 @@ class Evaluation:
         rule = self.protocols.get(name, ProtocolConfig()).second_choice
         main = own_reading(outputs, name)
         if rule:
-            main = second_choice_reading(outputs, name, main.view, [(f"{name}/{label}",) for label in main.names], rule)
+            main = second_choice_reading(outputs, name, main.view, outputs.label_leaves(name), rule)
         return {MAIN: main, **_flat(level_readings(outputs, name))}
 
     def _other_readings(self, name: str, split: ShardSplit, head: str, through: Through | None) -> dict[str, Reading]:
         outputs, view, foreign = self.model.outputs, split.label_space.view(self.config.views.get(name)), self.config.foreign
         all_sets, of_tree = sets_of(outputs, self.job.outputs, through, name, view, head)
-        view, sets = _without_empty(view, all_sets), [leaves for leaves in all_sets if leaves]
+        sets = all_sets
+        if not by_relations(self.job.outputs, through, name):  # else what the run has no part of is a label that it misses
+            view, sets = _without_empty(view, all_sets), [leaves for leaves in all_sets if leaves]
+        if not any(sets) and by_relations(self.job.outputs, through, name):
+            raise InputError(f"taxonomy: no label of {name} found that one of the run is a part of, expected some; give through=FILE")
         if not sets:
             raise InputError(f"through: labels.{name}: null for all labels found, expected a leaf or a label of the run for some; mend it")
         rule = self.protocols.get(name, ProtocolConfig()).second_choice

@@ -142,14 +142,14 @@ class _Looks:
             totals[name][:, :, rows, columns] += said
 
     def _said(self, outputs: OutputSpace, logits: Tensor, name: str) -> Tensor:
-        if self.passes.average == "logits":
+        if self.passes.average == "logits" or self.model.outputs.averages_logits:
             return at_least_float32(logits)
         return outputs.leaf_log_probabilities(logits, name).exp()
 
     def _mean(self, total: Tensor, counts: Tensor, name: str) -> Tensor:
         """Logits that say what all looks together said, of a total (1, L, h, W) of `counts` (h, W) of them, which is overwritten."""
         mean = total.div_(counts.to(total.dtype))
-        if self.passes.average == "logits":
+        if self.passes.average == "logits" or self.model.outputs.averages_logits:
             return mean
         # What is 0 by rounding must not be -inf: of a node all of whose leaves are, no child would be the most probable.
         return self.model.outputs.as_logits(mean.clamp_(min=torch.finfo(mean.dtype).tiny).log_(), name)

@@ -42,13 +42,14 @@ class Reading:
 
 def own_reading(outputs: OutputSpace, dataset: str) -> Reading:
     """A dataset of the run in its own classes."""
-    return cross_reading(outputs, dataset, outputs.views[dataset])
+    view = outputs.views[dataset]
+    return Reading(head=dataset, view=view, columns=view.names, answer=lambda logits, _: outputs.predict(logits, dataset)[0])
 
 
 def cross_reading(outputs: OutputSpace, head: str, view: View) -> Reading:
     """Labels of any dataset against what is predicted as if the picture were of the run's dataset `head`."""
     columns = outputs.views[head].names
-    return Reading(head=head, view=view, columns=columns, answer=lambda logits, _: outputs.predict(logits, head)[0])
+    return Reading(head=head, view=view, columns=columns, answer=lambda logits, _: outputs.said(logits, head)[0])
 
 
 def sets_reading(outputs: OutputSpace, head: str, view: View, sets: Sets, *, foreign: bool = False, of_tree: str | None = None) -> Reading:

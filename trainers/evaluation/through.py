@@ -50,7 +50,7 @@ def sets_of(
         return [_known(outputs, head, _as_tuple(table[name])) for name in view.names], None
     if isinstance(config, UniversalConfig | HierarchyConfig) and dataset in config.content.labels:
         return config.content.leaves_of(dataset, view), dataset
-    if isinstance(config, ConcatConfig) and isinstance(config.taxonomy, Taxonomy) and dataset in config.taxonomy.labels:
+    if isinstance(config, ConcatConfig) and by_relations(config, through, dataset):
         return config.parts(dataset, view, outputs.views), None
     of_head = outputs.views[head].names
     if set(view.names) <= set(of_head):
@@ -61,6 +61,12 @@ def sets_of(
         f"datasets.{dataset}: label {unknown!r} found, which is none of {head} ({', '.join(of_head)}); give through=FILE.yaml with what "
         "each label is"
     )
+
+
+def by_relations(config: OutputsConfig, through: Through | None, dataset: str) -> bool:
+    """Whether `sets_of` goes by the taxonomy of a concatenation."""
+    in_table = through is not None and dataset in through.labels
+    return not in_table and isinstance(config, ConcatConfig) and isinstance(config.taxonomy, Taxonomy) and dataset in config.taxonomy.labels
 
 
 def _check_labels(table: Mapping[str, object], dataset: str, view: View) -> None:

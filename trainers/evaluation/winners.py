@@ -30,6 +30,10 @@ def collect_winners(run: Path, config: CrossConfig) -> tuple[Winners, ...]:
         raise InputError(f"test={run}: a run with outputs={job.outputs.name} found, expected concat; name another")
     data = replace(job.data, root=config.root or job.data.root)
     splits = {name: ShardSplit(data.location(name), config.split or job.data.val_split, cache=config.cache) for name in model.outputs.views}
+    for split in splits.values():
+        if split.label_space.supervision != "pixels":
+            kind = split.label_space.supervision
+            raise InputError(f"test={run}: labels of kind {kind} found in {split.location}, expected pixels; name another run")
     return tuple(_of_dataset(model, name, split, job.data.crops[name]) for name, split in splits.items())
 
 
