@@ -16,11 +16,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from test_merging import forced_taxonomy
 from tiny import draw_disks
 from torch import Tensor, nn
 
 import conf
-from data.config import build
+from data.config import build, to_plain
 from data.errors import InputError
 from data.labels import View
 from data.streets.labels import STREET_SPACES
@@ -114,12 +115,18 @@ def _area_crop() -> CropConfig:
 
 SPACES = {name: STREET_SPACES[name].label_space for name in ("streets_coarse", "streets_fine", "streets_signs")}
 VOID_IDS = {name: space.void_id for name, space in SPACES.items()}
+TAXONOMY = forced_taxonomy(
+    {name: space.view() for name, space in SPACES.items()},
+    ("streets_fine/car < streets_coarse/vehicle", "streets_fine/tree < streets_coarse/vegetation", "streets_fine/sky = streets_coarse/sky"),
+)
 NETWORKS = conf.choices("model")
 OUTPUTS = {
     "multihead": {"name": "multihead"},
     "repeated": {"name": "multihead", "decoder": "repeated"},
     "concat": {"name": "concat"},
     "all": {"name": "concat", "predict": "all"},
+    "winner": {"name": "concat", "predict": "all", "merge": "winner", "taxonomy": to_plain(TAXONOMY)},
+    "logits": {"name": "concat", "merge": "logits", "taxonomy": to_plain(TAXONOMY)},
     "universal": {"name": "universal", "universe": "streets"},
     "joint": {"name": "hierarchy", "tree": "streets"},
     "greedy": {"name": "hierarchy", "tree": "streets", "rule": "greedy"},

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_merging import LEAVES, VIEWS, built, taxonomy
 
 from data.errors import InputError
 from data.taxonomy.hypotheses import (
@@ -22,7 +23,6 @@ from data.taxonomy.hypotheses import (
     write_winners,
 )
 from data.taxonomy.pictures import effects_picture
-from tests.test_merging import LEAVES, VIEWS, built, taxonomy
 from trainers.metrics import scores
 
 

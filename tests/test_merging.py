@@ -1,20 +1,21 @@
 """A concatenation whose predictions go by a taxonomy, against sums, maxima and winners taken label by label."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pytest
 import torch
+from spaces import VIEWS, Plain
 from torch import Tensor
 
 from data.errors import FieldError, InputError
-from data.labels import IGNORE_INDEX
+from data.labels import IGNORE_INDEX, View
 from data.taxonomy import Overrides, Rules, Taxonomy, TaxonomyConfig, evidence_of, find_taxonomy, write_taxonomy
 from models.outputs import ConcatConfig, build_outputs
 from models.outputs.base import OutputSpace
 from models.outputs.concat import Merge
-from tests.spaces import VIEWS, Plain
 
 FORCED = (
     "fine/road < coarse/ground",
@@ -27,7 +28,12 @@ FORCED = (
 
 
 def taxonomy() -> Taxonomy:
-    labels = {name: list(view.names) for name, view in VIEWS.items()}
+    return forced_taxonomy(VIEWS, FORCED)
+
+
+def forced_taxonomy(views: Mapping[str, View], forced: tuple[str, ...]) -> Taxonomy:
+    """With these relations, what follows from them, and no other."""
+    labels = {name: list(view.names) for name, view in views.items()}
     pairs = [
         {
             "predictions_of": model,
@@ -41,7 +47,7 @@ def taxonomy() -> Taxonomy:
         for images in labels
         if model != images
     ]
-    return find_taxonomy(evidence_of({"version": 1, "pairs": pairs}), TaxonomyConfig(rules=Rules(share=0.9)), Overrides(force=FORCED))
+    return find_taxonomy(evidence_of({"version": 1, "pairs": pairs}), TaxonomyConfig(rules=Rules(share=0.9)), Overrides(force=forced))
 
 
 LEAVES = tuple(f"{name}/{label}" for name, view in VIEWS.items() for label in view.names)

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
+from test_hypotheses import random_winners
+from test_merging import VIEWS, taxonomy
 
 from data.taxonomy import Evidence, Overrides, Rules, TaxonomyConfig, find_taxonomy
 from data.taxonomy.hypotheses import parts_of, score
 from data.taxonomy.objectives import ERROR, agreement, likelihood, merged_miou
-from tests.test_hypotheses import random_winners
-from tests.test_merging import VIEWS, taxonomy
 
 EVIDENCE = Evidence(
     labels={"a": ("road", "car", "sky"), "b": ("ground", "thing")},
