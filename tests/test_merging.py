@@ -178,7 +178,7 @@ def test_what_a_dataset_says_for_evidence_knows_no_relation() -> None:
     logits = torch.randn(1, len(LEAVES), 8, 9, generator=torch.Generator().manual_seed(4))
     plain, merged = built("probabilities", "own", None), built("winner", "all", taxonomy())
     for dataset in VIEWS:
-        assert torch.equal(merged.said(logits, dataset), plain.predict(logits, dataset))
+        assert torch.equal(merged.predict_by_own_labels(logits, dataset), plain.predict(logits, dataset))
     assert (merged.predict(logits, "coarse") != plain.predict(logits, "coarse")).any()
 
 

@@ -27,7 +27,9 @@ from data.taxonomy import (
     write_taxonomy,
     write_universe,
 )
+from data.taxonomy.connections import Kind
 from data.taxonomy.hypotheses import Among, Winners, effects, parts_of, read_winners, score, write_winners
+from data.taxonomy.overrides import SIGNS
 from data.taxonomy.pictures import effects_picture, shares_picture, tree_picture
 from data.universe import Color
 from trainers.evaluation.cross import CrossConfig, Entries, collect
@@ -35,6 +37,8 @@ from trainers.evaluation.results import write_json
 from trainers.evaluation.winners import collect_winners
 
 Value = bool | int | float | str
+
+WORDS: dict[Kind, str] = {"equal": "the same as", "subset": "a part of"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,14 +126,12 @@ def print_effects(path: Path, console: Console) -> None:
     for title in ("label", "is", "label", "on", "change", "from", "to", ""):
         table.add_column(title, justify="right" if title in ("change", "from", "to") else "left")
     for entry in sorted(content["effects"], key=lambda entry: entry["change"]):
-        kind = "the same as" if entry["kind"] == "equal" else "a part of"
         numbers = [f"{100 * entry[key]:+.2f}" for key in ("change", "low", "high")]
-        table.add_row(escape(entry["a"]), kind, escape(entry["b"]), entry["dataset"], *numbers, entry["verdict"])
+        table.add_row(escape(entry["a"]), WORDS[entry["kind"]], escape(entry["b"]), entry["dataset"], *numbers, entry["verdict"])
     console.print(table)
     for dataset, miou in content["miou"]["with"].items():
         console.print(f"{dataset}: mIoU {100 * content['miou']['without'][dataset]:.2f} without the taxonomy, {100 * miou:.2f} with it")
-    signs = {"equal": "=", "subset": "<"}
-    hurts = [f"{entry['a']} {signs[entry['kind']]} {entry['b']}" for entry in content["effects"] if entry["verdict"] == "hurts"]
+    hurts = [f"{entry['a']} {SIGNS[entry['kind']]} {entry['b']}" for entry in content["effects"] if entry["verdict"] == "hurts"]
     if hurts:
         console.print(escape(f"to leave out what hurts, as overrides: forbid: [{', '.join(dict.fromkeys(hurts))}]"))
 
@@ -141,8 +143,7 @@ def print_taxonomy(taxonomy: Taxonomy, console: Console) -> None:
         table.add_column(title, justify="right" if title.startswith(("share", "of", "score")) else "left")
     for relation in sorted(taxonomy.relations, key=lambda relation: -relation.score):
         shares = ["-" if share is None else f"{share:.2f}" for share in (relation.share_a, relation.share_b)]
-        kind = "the same as" if relation.kind == "equal" else "a part of"
-        table.add_row(escape(relation.a), kind, escape(relation.b), *shares, f"{relation.score:.2f}", relation.origin)
+        table.add_row(escape(relation.a), WORDS[relation.kind], escape(relation.b), *shares, f"{relation.score:.2f}", relation.origin)
     console.print(table)
     outcome, universe = taxonomy.outcome, taxonomy.universe()
     proof = {"optimal": "no set is worth more", "time limit": f"none is worth more than {outcome.bound}", "heuristic": "without proof"}

@@ -5,7 +5,7 @@ be scored without the model; and how much images differ says how sure a change i
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -116,19 +116,19 @@ def parts_of(taxonomy: Taxonomy) -> dict[str, frozenset[str]]:
     return {name: frozenset(taxonomy.parts(name)) for name in taxonomy.nodes}
 
 
+def labels_of(leaves: Sequence[str], sets: Iterable[Iterable[str]], wholes: Collection[str]) -> list[int]:
+    """For each leaf the number of the set that it is in, NO_PART for one that is only in `wholes`, RIVAL for the others."""
+    label = {leaf: number for number, parts in enumerate(sets) for leaf in parts}
+    return [label.get(leaf, NO_PART if leaf in wholes else RIVAL) for leaf in leaves]
+
+
 def predictions(winners: Winners, parts: Parts, among: Among) -> np.ndarray:
     """(entries,): the label of the dataset that is predicted by `merge=winner` of a concatenation (models/outputs/concat.py); with
     all, the number of labels where that is a miss."""
     names = [f"{winners.dataset}/{label}" for label in winners.labels]
-    label_of = np.full(len(winners.leaves), RIVAL)
-    for number, leaf in enumerate(winners.leaves):
-        if any(name in parts.get(leaf, ()) for name in names):
-            label_of[number] = NO_PART
-    for label, name in enumerate(names):
-        for leaf in parts.get(name, frozenset()) | {name}:
-            if leaf in winners.leaves:
-                label_of[winners.leaves.index(leaf)] = label
-    label = label_of[winners.winner]
+    wholes = {leaf for leaf in winners.leaves if any(name in parts.get(leaf, ()) for name in names)}
+    sets = [parts.get(name, frozenset()) | {name} for name in names]
+    label = np.array(labels_of(winners.leaves, sets, wholes))[winners.winner]
     miss = len(winners.labels) if among == "all" else winners.own
     return np.where(label == RIVAL, miss, np.where(label == NO_PART, winners.own, label))
 

@@ -71,18 +71,18 @@ def resolve(overrides: Overrides, nodes: Sequence[str], spaces: np.ndarray) -> R
         for wish in _wishes("forbid", entry, nodes, spaces):
             if holds(order, wish):
                 raise InputError(
-                    f"forbid: {entry!r} found, but {nodes[wish.a]} {_SIGNS[wish.kind]} {nodes[wish.b]} follows from force; remove one"
+                    f"forbid: {entry!r} found, but {nodes[wish.a]} {SIGNS[wish.kind]} {nodes[wish.b]} follows from force; remove one"
                 )
             forbidden.append(wish)
     return Resolved(forced=tuple(forced), forbidden=tuple(forbidden))
 
 
-_SIGNS: dict[Kind, str] = {"equal": "=", "subset": "<"}
+SIGNS: dict[Kind, str] = {"equal": "=", "subset": "<"}
 
 
 def shown(wish: Wish, nodes: Sequence[str]) -> str:
     """As it is written in a file."""
-    return f"{nodes[wish.a]} {_SIGNS[wish.kind]} {nodes[wish.b]}"
+    return f"{nodes[wish.a]} {SIGNS[wish.kind]} {nodes[wish.b]}"
 
 
 def _wishes(key: str, entry: str, nodes: Sequence[str], spaces: np.ndarray) -> Iterator[Wish]:

@@ -12,6 +12,7 @@ from data.taxonomy.evidence import Pair
 from data.taxonomy.forest import Forest
 from data.taxonomy.hypotheses import Effect
 from data.taxonomy.order import Order
+from data.taxonomy.overrides import SIGNS
 from data.taxonomy.taxonomy import Taxonomy
 
 COLOURS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf")
@@ -111,7 +112,7 @@ def effects_picture(effects: Sequence[Effect]) -> Figure:
     """What each relation changes in mIoU, in points, with the interval of 95 %: the best at the top, in the colour of the dataset."""
     shown = sorted(effects, key=lambda effect: -effect.change)
     datasets = list(dict.fromkeys(effect.dataset for effect in effects))
-    texts = [f"{effect.a} {'=' if effect.kind == 'equal' else '<'} {effect.b}" for effect in shown]
+    texts = [f"{effect.a} {SIGNS[effect.kind]} {effect.b}" for effect in shown]
     left = 0.3 + LETTER * max(map(len, texts))
     width, height = left + 5.0, 0.5 + ROW * len(shown) + 0.6
     figure = Figure(figsize=(width, height))

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import ClassVar, Literal
 
 import torch
@@ -185,7 +186,7 @@ class OutputSpace(nn.Module, ABC):
         predicted, which evaluation counts as a miss."""
         return by_bands(lambda band: self.predict_band(band, dataset), logits)
 
-    def said(self, logits: Tensor, dataset: str) -> Tensor:
+    def predict_by_own_labels(self, logits: Tensor, dataset: str) -> Tensor:
         """`predict`, for evidence of how labels are related: what only the dataset's own labels say, whatever is known of relations."""
         return self.predict(logits, dataset)
 
@@ -292,6 +293,17 @@ class SharedDecoder(OutputSpace):
 
     def foreign_logits(self, decoded: Features, index: Tensor, size: tuple[int, int], dataset: str, own: Tensor) -> Tensor:
         return own.detach()
+
+
+def every_label(views: Mapping[str, View]) -> tuple[str, ...]:
+    """DATASET/LABEL, dataset after dataset."""
+    return tuple(f"{name}/{label}" for name, view in views.items() for label in view.names)
+
+
+def channels_of(views: Mapping[str, View]) -> dict[str, slice]:
+    """Where the labels of each dataset lie among `every_label`."""
+    ends = accumulate((view.num_classes for view in views.values()), initial=0)
+    return {name: slice(*bounds) for name, bounds in zip(views, pairwise(ends), strict=True)}
 
 
 @contextmanager

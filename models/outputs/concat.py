@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from data.errors import FieldError, InputError
 from data.labels import IGNORE_INDEX, View
 from data.taxonomy import Taxonomy, read_taxonomy
-from data.taxonomy.hypotheses import NO_PART, RIVAL, Among
+from data.taxonomy.hypotheses import NO_PART, RIVAL, Among, labels_of
 from models.networks.base import Network
 from models.outputs.base import (
     EQUAL,
@@ -24,7 +24,9 @@ from models.outputs.base import (
     Where,
     at_least_float32,
     by_bands,
+    channels_of,
     cross_entropy_term,
+    every_label,
     limited,
 )
 
@@ -53,7 +55,7 @@ class ConcatConfig(OutputsConfigBase):
             raise FieldError("merge", f"{self.merge} found without a taxonomy, expected one; give taxonomy=FILE, or remove merge=")
 
     def classifiers(self, views: Mapping[str, View]) -> dict[str, tuple[str, ...]]:
-        return {"all labels": tuple(f"{name}/{label}" for name, view in views.items() for label in view.names)}
+        return {"all labels": every_label(views)}
 
     def terms(self, views: Mapping[str, View]) -> tuple[str, ...]:
         self.all_parts(views)
@@ -69,7 +71,7 @@ class ConcatConfig(OutputsConfigBase):
     def parts(self, dataset: str, view: View, views: Mapping[str, View]) -> tuple[tuple[str, ...], ...]:
         """Of each class of a dataset's view the labels DATASET/LABEL of `views` that are a part of it, itself first where it is one of
         them. Raises InputError where the taxonomy has other labels of the dataset."""
-        (every,) = self.classifiers(views).values()
+        every = every_label(views)
         own = [(f"{dataset}/{label}",) for label in view.names]
         if not isinstance(self.taxonomy, Taxonomy) or dataset not in self.taxonomy.labels:
             return tuple(own)
@@ -91,15 +93,11 @@ class Concat(SharedDecoder):
     """
 
     def __init__(self, config: ConcatConfig, views: Mapping[str, View], network: Network) -> None:
-        (self._leaves,) = config.classifiers(views).values()
+        self._leaves = every_label(views)
         super().__init__(views, network, [len(self._leaves)])
         self._takes_all, self._merge = config.predict == "all", config.merge
         self.averages_logits = config.merge == "logits"
-        self._channels: dict[str, slice] = {}
-        end = 0
-        for name, view in views.items():
-            self._channels[name] = slice(end, end + view.num_classes)
-            end += view.num_classes
+        self._channels = channels_of(views)
         self._taxonomy = config.taxonomy if isinstance(config.taxonomy, Taxonomy) else None
         self._label_leaves = config.all_parts(views)
         self._number = {name: number for number, name in enumerate(views)}
@@ -131,9 +129,8 @@ class Concat(SharedDecoder):
         """`own`: the probability is that among the dataset's own labels, since it is known whose image it is."""
         return _log_p(*self._scores(at_least_float32(logits), dataset), self._takes_all)
 
-    def said(self, logits: Tensor, dataset: str) -> Tensor:
-        own = self._channels[dataset]
-        return logits[:, own].argmax(dim=1)
+    def predict_by_own_labels(self, logits: Tensor, dataset: str) -> Tensor:
+        return logits[:, self._channels[dataset]].argmax(dim=1)
 
     def answer(self, logits: Tensor, dataset: str) -> Tensor:
         return self._scores(logits, dataset)[0].argmax(dim=1)
@@ -213,9 +210,7 @@ class Merged(LeafTable):
     def __init__(self, leaves: Sequence[str], sets: Sequence[Sequence[str]], taxonomy: Taxonomy) -> None:
         super().__init__(leaves, sets)
         wholes = {whole for parts in sets for leaf in parts if leaf in taxonomy.nodes for whole in taxonomy.wholes(leaf)}
-        label = {leaf: number for number, parts in enumerate(sets) for leaf in parts}
-        label_of = [label.get(leaf, NO_PART if leaf in wholes else RIVAL) for leaf in leaves]
-        self.register_buffer("label_of", torch.tensor(label_of), persistent=False)
+        self.register_buffer("label_of", torch.tensor(labels_of(leaves, sets, wholes)), persistent=False)
         self.register_buffer("rivals", (self.label_of == RIVAL).nonzero()[:, 0], persistent=False)
 
     def scores(self, logits: Tensor, merge: Merge) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ floating point, within the unit interval, in the backward pass; no universal log
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import accumulate, chain, pairwise
+from itertools import chain
 from typing import Literal
 
 import torch
@@ -25,6 +25,8 @@ from models.outputs.base import (
     Weights,
     Where,
     at_least_float32,
+    channels_of,
+    every_label,
     limited,
     summed,
 )
@@ -52,7 +54,7 @@ class LearnedConfig(OutputsConfigBase):
             raise InputError(f"outputs.share: {self.share:g} found, expected more than 0 and less than 1; mend it")
 
     def classifiers(self, views: Mapping[str, View]) -> dict[str, tuple[str, ...]]:
-        return {"universal classes": tuple(f"{name}/{label}" for name, view in views.items() for label in view.names)}
+        return {"universal classes": every_label(views)}
 
 
 class Learned(SharedDecoder):
@@ -79,12 +81,11 @@ class Learned(SharedDecoder):
     """
 
     def __init__(self, config: LearnedConfig, views: Mapping[str, View], network: Network) -> None:
-        (self._leaves,) = config.classifiers(views).values()
+        self._leaves = every_label(views)
         super().__init__(views, network, [len(self._leaves)])
         self._share = config.share
         self._number = {name: number for number, name in enumerate(views)}
-        ends = list(accumulate((view.num_classes for view in views.values()), initial=0))
-        self._channels = {name: slice(*bounds) for name, bounds in zip(views, pairwise(ends), strict=True)}
+        self._channels = channels_of(views)
         self.leanings = nn.ParameterList(self._first_leanings(name) for name in views)
         """By dataset (Q, K_d), divided by `PACE`."""
         self.set_losses = nn.ModuleList(self._set_loss(name) for name in views)

@@ -197,11 +197,12 @@ class Evaluation:
     def _other_readings(self, name: str, split: ShardSplit, head: str, through: Through | None) -> dict[str, Reading]:
         outputs, view, foreign = self.model.outputs, split.label_space.view(self.config.views.get(name)), self.config.foreign
         all_sets, of_tree = sets_of(outputs, self.job.outputs, through, name, view, head)
-        sets = all_sets
-        if not by_relations(self.job.outputs, through, name):  # else what the run has no part of is a label that it misses
+        if by_relations(self.job.outputs, through, name):  # what the run has no part of is a label that it misses
+            sets = all_sets
+            if not any(sets):
+                raise InputError(f"taxonomy: no label of {name} found that one of the run is a part of, expected some; give through=FILE")
+        else:
             view, sets = _without_empty(view, all_sets), [leaves for leaves in all_sets if leaves]
-        if not any(sets) and by_relations(self.job.outputs, through, name):
-            raise InputError(f"taxonomy: no label of {name} found that one of the run is a part of, expected some; give through=FILE")
         if not sets:
             raise InputError(f"through: labels.{name}: null for all labels found, expected a leaf or a label of the run for some; mend it")
         rule = self.protocols.get(name, ProtocolConfig()).second_choice

@@ -49,7 +49,7 @@ def own_reading(outputs: OutputSpace, dataset: str) -> Reading:
 def cross_reading(outputs: OutputSpace, head: str, view: View) -> Reading:
     """Labels of any dataset against what is predicted as if the picture were of the run's dataset `head`."""
     columns = outputs.views[head].names
-    return Reading(head=head, view=view, columns=columns, answer=lambda logits, _: outputs.said(logits, head)[0])
+    return Reading(head=head, view=view, columns=columns, answer=lambda logits, _: outputs.predict_by_own_labels(logits, head)[0])
 
 
 def sets_reading(outputs: OutputSpace, head: str, view: View, sets: Sets, *, foreign: bool = False, of_tree: str | None = None) -> Reading:
