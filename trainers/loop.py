@@ -25,6 +25,7 @@ from trainers.collapse import COLLAPSED, Peaks, describe, find_collapsed
 from trainers.config import JobConfig
 from trainers.ema import Average
 from trainers.evaluation import Tally, all_scores, evaluate, level_scores, mean_miou, write_evaluation
+from trainers.goodput import Goodput
 from trainers.job import build_loader, build_trainer, check_same_data, checkpoint_header, class_pixels, open_data
 from trainers.metrics import Scores
 from trainers.optim import build_optimizer, load_optimizer, set_learning_rates
@@ -49,7 +50,7 @@ Report = Callable[[dict[str, float]], None]
 def train(job: JobConfig, ranks: Ranks, report: Report = lambda scores: None) -> None:
     """Train `job` to its end on this rank, from its last checkpoint where it has one.
 
-    `report` is called after each evaluation, on every rank alike, with its scores.
+    `report` is called after each evaluation, on every rank alike, with its scores; the checkpoint of that step is written by then.
     """
     training = Training(job, ranks)
     with training.folder.lock(".writer") if ranks.is_main else nullcontext():
@@ -63,6 +64,7 @@ class Training:
     def __init__(self, job: JobConfig, ranks: Ranks) -> None:
         self.job, self.ranks, loop = job, ranks, job.loop
         self.folder = RunFolder(job.run.folder)
+        self.goodput = Goodput(self.folder.goodput if ranks.is_main else None)
         self.data = open_data(job)
         self.loader = build_loader(job, self.data, ranks)
         self.trainer = build_trainer(job, self.data.views, ranks.device)
@@ -124,8 +126,11 @@ class Training:
 
     def run(self, report: Report) -> None:
         loop = self.job.loop
-        watch = Watch(self.folder, self.ranks, loop, done=self.step, mixture=self.data.mixture, scalars=self._scalars)
+        self.goodput.resume(self.step)
+        watch = Watch(self.folder, self.ranks, loop, done=self.step, mixture=self.data.mixture, goodput=self.goodput, scalars=self._scalars)
+        begin = self.step
         with closing(watch), closing(self.loader.batches(self.step * loop.accumulate, loop.batches)) as loaded:
+            self.goodput.started()
             while not self.is_complete:
                 rates = self._set_learning_rates()
                 sample_ids: list[tuple[str, ...]] = []
@@ -141,6 +146,8 @@ class Training:
                     self._tell_skipped(result, sample_ids, watch)
                 self._evaluate_and_save(watch, report)
             watch.flush()
+            if self.step > begin:
+                watch.tell_goodput()
 
     def _batches(self, loaded: Iterator[Batch], sample_ids: list[tuple[str, ...]], watch: Watch) -> Iterator[Batch]:
         """The batches of one step, on the device, with all random numbers seeded for each; their ids are noted in `sample_ids`."""
@@ -197,10 +204,10 @@ class Training:
         if not evaluates and self.step % loop.checkpoint_every:
             return
         self._check_weights()
-        score, is_best = None, False
+        score, is_best, scores = None, False, dict[str, float]()
         if evaluates:
             with watch.evaluating(), self._ready_for_evaluation():
-                score = self._evaluate(watch, report)
+                score, scores = self._evaluate(watch)
         if score is not None:
             is_best = score > self.best_score
             self.best_score, self.stale = (score, 0) if is_best else (self.best_score, self.stale + 1)
@@ -211,6 +218,8 @@ class Training:
                 state = {**self._state(score), "label_pixels": label_pixels}
                 self.folder.checkpoints.save(state, self.step, keep=loop.keep_checkpoints, best=is_best)
             self.ranks.barrier()
+        if evaluates:
+            report(scores)
         if self.ranks.is_main and self.is_complete and self.step < loop.steps:
             print(f"step {self.step}/{loop.steps}  complete: no better mean mIoU in {self.stale} evaluations (loop.patience)", flush=True)
 
@@ -245,9 +254,9 @@ class Training:
                     f"step {self.step}: {name} is not finite; lower optim.lr, give loop.clip_norm, or look at the data"
                 )
 
-    def _evaluate(self, watch: Watch, report: Report) -> float | None:
+    def _evaluate(self, watch: Watch) -> tuple[float | None, dict[str, float]]:
         """The score that decides about the best checkpoint, the same on all ranks; None where images were left out, since scores
-        over different images do not compare, and where nothing was scored."""
+        over different images do not compare, and where nothing was scored. And all that is reported."""
         model = self.trainer.model
         tallies = evaluate(model, self.data.val, self.job.data.crops, self.ranks)
         results = all_scores(model, tallies)
@@ -262,14 +271,14 @@ class Training:
             self._draw(watch, tallies)
         score, left_out = mean_miou(results), sum(tally.left_out for tally in tallies.values())
         by_dataset = {f"miou/{name}": result.miou for name, result in results.items()}
-        report({"step": float(self.step), "mean_miou": score, "left_out": float(left_out), **by_dataset})
+        scores = {"step": float(self.step), "mean_miou": score, "left_out": float(left_out), **by_dataset}
         if left_out and self.ranks.is_main:
             images = left_out + sum(tally.images for tally in tallies.values())
             text = "step %d: the evaluation left out %d of %d images, so this checkpoint cannot be the best one"
             log.warning(text, self.step, left_out, images)
         if math.isnan(score) and self.ranks.is_main:
             log.warning("step %d: no pixel with a label in the validation splits, so there is no score", self.step)
-        return None if left_out or math.isnan(score) else score
+        return (None if left_out or math.isnan(score) else score), scores
 
     def _collapsed(self, tallies: Mapping[str, Tally], results: Mapping[str, Scores]) -> dict[str, list[str]]:
         matrices = {name: tally.matrix for name, tally in tallies.items()}

@@ -1,6 +1,6 @@
 """The folder of a run: what lies where, the config it was started with, and that one process at a time uses it.
 
-config.yaml  weights.txt  checkpoints/  tensorboard/  metrics.jsonl  shares.json
+config.yaml  weights.txt  checkpoints/  tensorboard/  metrics.jsonl  shares.json  goodput.json
 evaluation.json  overlays/  confusion/, and of `taxomix evaluate` evaluation_images.jsonl  confusions.json
 """
 
@@ -35,6 +35,8 @@ class RunFolder:
         self.evaluation = path / "evaluation.json"
         self.shares = path / "shares.json"
         """What of each stream has been trained on."""
+        self.goodput = path / "goodput.json"
+        """What its time went into."""
         self.weights = path / "weights.txt"
         """What of `model.weights` was loaded."""
         self.overlays = path / "overlays"

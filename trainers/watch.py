@@ -18,6 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 from data.files import write_text
 from data.mixture import Mixture
 from trainers.config import LoopConfig
+from trainers.goodput import Goodput, described
 from trainers.metrics import Scores
 from trainers.ranks import Ranks
 from trainers.run_folder import RunFolder
@@ -38,9 +39,10 @@ class Watch:
         *,
         done: int,
         mixture: Mixture,
+        goodput: Goodput,
         scalars: Callable[[], Mapping[str, float]] = dict,
     ) -> None:
-        self.ranks, self.loop, self.mixture, self.scalars = ranks, loop, mixture, scalars
+        self.ranks, self.loop, self.mixture, self.goodput, self.scalars = ranks, loop, mixture, goodput, scalars
         self.metrics_path = folder.metrics
         self.writer: SummaryWriter | None = None
         if ranks.is_main:
@@ -60,23 +62,30 @@ class Watch:
     def waiting_for_data(self) -> Iterator[None]:
         """The time inside counts as waiting for data."""
         begin = time.perf_counter()
-        yield
+        with self.goodput.doing("data"):
+            yield
         self._wait_seconds += time.perf_counter() - begin
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """The time inside does not count as training."""
-        with self._pause(self._evaluations):
+        with self._pause(self._evaluations), self.goodput.doing("evaluating"):
             yield
 
     @contextmanager
     def saving(self, step: int) -> Iterator[None]:
         """The time inside is what the checkpoint of `step` cost the loop, and does not count as training."""
-        with self._pause(self._saves):
+        with self._pause(self._saves), self.goodput.doing("checkpointing"):
             yield
-        self.log(step, {"checkpoint_seconds": self._saves[-1]})
+        spent = self.goodput.save()
+        self.log(step, {"checkpoint_seconds": self._saves[-1], "goodput": spent["training"]})
         if self.ranks.is_main:
             print(f"step {step}/{self.loop.steps}  checkpoint written in {self._saves[-1]:.2f} s", flush=True)
+
+    def tell_goodput(self) -> None:
+        """Print what the run's time went into, up to now."""
+        if self.ranks.is_main:
+            print(described(self.goodput.save()), flush=True)
 
     @contextmanager
     def _pause(self, durations: list[float]) -> Iterator[None]:
