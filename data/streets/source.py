@@ -27,6 +27,8 @@ class StreetsConfig:
     train: int = 240
     """Pictures in each dataset's train split."""
     val: int = 40
+    test: int = 0
+    """Pictures of a third split, for what was chosen by val; 0: there is none."""
     seed: int = 0
     spaces: tuple[str, ...] = ("streets_coarse", "streets_fine", "streets_signs")
     """The label spaces to draw, each with pictures of its own."""
@@ -36,6 +38,8 @@ class StreetsConfig:
             raise InputError(f"dataset.size: {list(self.size)} found, expected [height, width] of at least 64 pixels; raise it")
         if self.train < 1 or self.val < 1:
             raise InputError(f"dataset.train, dataset.val: {self.train} and {self.val} found, expected at least 1 picture each; raise them")
+        if self.test < 0:
+            raise InputError(f"dataset.test: {self.test} found, expected 0 or more; raise it")
         for name in self.spaces:
             street_space(name)  # tells of one that is none
 
@@ -63,8 +67,8 @@ class StreetsSource:
         return label_space(self.name)
 
     def entries(self) -> dict[str, Sequence[StreetEntry]]:
-        counts = {"train": self.config.train, "val": self.config.val}
-        return {split: [StreetEntry(split, index) for index in range(count)] for split, count in counts.items()}
+        counts = {"train": self.config.train, "val": self.config.val, "test": self.config.test}
+        return {split: [StreetEntry(split, index) for index in range(count)] for split, count in counts.items() if count}
 
     def fingerprint(self, entry: StreetEntry) -> str:
         config = self.config  # whatever other spaces are drawn, and however many pictures
