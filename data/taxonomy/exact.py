@@ -42,7 +42,11 @@ def exact(problem: Problem, *, seconds: float = 60.0) -> Found:
     below, bound, proven = np.eye(len(supported), dtype=bool), 0.0, True
     for labels in members:
         if len(labels) > 1:
-            part = _solve(_Program(problem=problem, labels=labels, supported=supported), deadline)
+            is_free = not any(wish.a in labels or wish.b in labels for wish in (*problem.forced, *problem.forbidden))
+            if len(labels) == 2 and is_free:
+                part = _pair(problem, *labels.tolist())
+            else:
+                part = _solve(_Program(problem=problem, labels=labels, supported=supported), deadline)
             below[np.ix_(labels, labels)] |= part.below
             bound, proven = bound + part.bound, proven and part.proven
     order = _cleaned(problem, Order(below=below, spaces=problem.connections.evidence.spaces), supported)
@@ -192,6 +196,14 @@ class _Program:
         for wish in wishes:
             if wish.a in places:
                 yield places[wish.a], places[wish.b], wish.kind
+
+
+def _pair(problem: Problem, a: int, b: int) -> _Part:
+    """The best of the three relations that two labels of two datasets may have, where no other label has to do with them."""
+    subset, equal = problem.connections.subset, problem.connections.equal
+    worth, first, second = max((equal[a, b], True, True), (subset[a, b], True, False), (subset[b, a], False, True), key=lambda it: it[0])
+    below = np.array([[True, first and worth > 0], [second and worth > 0, True]])
+    return _Part(below=below, bound=max(0.0, float(worth)), proven=True)
 
 
 def _solve(program: _Program, deadline: float) -> _Part:
