@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -24,7 +25,8 @@ GLOBAL = "# @package _global_"
 
 
 def compose(name: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """The config of conf/NAME.yaml with Hydra's key=value words applied, as a plain mapping.
+    """The config of conf/NAME.yaml with Hydra's key=value words applied, as a plain mapping. With the word config=FILE it is that of the
+    file, which a run or a search wrote, in place of conf/NAME.yaml.
 
     Raises InputError for an unknown key or choice, a word that is no override, and a key that must be given and is not.
     """
@@ -34,15 +36,56 @@ def compose(name: str, overrides: Sequence[str]) -> dict[str, Any]:
     try:
         with initialize_config_dir(str(FOLDER), version_base="1.3"):
             overrides = [_quoted(word) for word in overrides]
+            files = [word for word in overrides if word.startswith("config=")]
+            if files:
+                overrides.remove(files[-1])
+                plain = OmegaConf.to_container(_of_file(files[-1], name, overrides), resolve=True, throw_on_missing=True)
+                assert isinstance(plain, dict)
+                return {str(key): value for key, value in plain.items()}
             whole = [word for word in overrides if re.fullmatch(r"[\w.]+=(\{.*\}|\[.*\])", word, flags=re.DOTALL)]
             config = hydra_compose(name, [word for word in overrides if word not in whole])
             for word in whole:
                 _replace(config, word)
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except InputError:
+        raise
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise InputError(_one_line(error, name, overrides)) from None
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
+
+
+def _of_file(word: str, name: str, overrides: Sequence[str]) -> DictConfig:
+    """The content of a file, with words applied: choices of groups first, as Hydra does."""
+    path = Path(str(OverridesParser.create().parse_override(word).value()))
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise InputError(f"config={path}: {reason}, expected a config.yaml that a run wrote; check the path") from None
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise InputError(f"config={path}: no keys and values found, expected a config.yaml that a run wrote; check the path")
+    config = OmegaConf.create(content)
+    given_words = [OverridesParser.create().parse_override(text) for text in overrides]
+    for given in sorted(given_words, key=lambda it: it.key_or_group not in groups(name)):
+        key, value = given.key_or_group, given.value()
+        if key in groups(name) and isinstance(value, str):
+            if value not in choices(key):
+                raise InputError(f"{key}={value}: no such choice, expected one of {', '.join(choices(key))}")
+            chosen = OmegaConf.load(FOLDER / key / f"{value}.yaml")
+            if (FOLDER / key / f"{value}.yaml").read_text().startswith(GLOBAL):
+                raise InputError(f"{key}={value}: not with config=, which says all that a {key} says; give one of them")
+            config[key] = chosen
+            continue
+        owner = OmegaConf.select(config, key.rpartition(".")[0]) if "." in key else config
+        last = key.rpartition(".")[2]
+        if not isinstance(owner, DictConfig) or (last not in owner and not given.is_add()):
+            raise HydraException(f"Could not override '{key}'")
+        if given.is_delete():
+            del owner[last]
+        else:
+            owner[last] = value
+    return config
 
 
 def _quoted(word: str) -> str:
@@ -97,10 +140,10 @@ def _similar(key: str, name: str) -> str:
 
 def _inside_of(key: str, name: str, overrides: Sequence[str]) -> str:
     """Where `key` lies in a mapping that is empty or null so far: how to give the whole of that."""
-    groups = [word for word in overrides if word.partition("=")[0].lstrip("+") in _groups(name)]
+    chosen = [word for word in overrides if word.partition("=")[0].lstrip("+") in groups(name)]
     try:
         with initialize_config_dir(str(FOLDER), version_base="1.3"):
-            config = hydra_compose(name, groups)
+            config = hydra_compose(name, chosen)
     except (HydraException, OmegaConfBaseException):
         return ""
     parts = key.split(".")
@@ -118,7 +161,8 @@ def _nested(parts: Sequence[str], value: str) -> str:
     return f"{{{parts[0]}: {_nested(parts[1:], value)}}}" if parts else value
 
 
-def _groups(name: str) -> list[str]:
+def groups(name: str) -> list[str]:
+    """The groups of conf/NAME.yaml."""
     return re.findall(r"^ +- (\w+): ", (FOLDER / f"{name}.yaml").read_text(), flags=re.MULTILINE)
 
 
@@ -143,7 +187,7 @@ def describe(name: str) -> str:
     """The config file of a subcommand and of every choice of its groups, comments included: the help text."""
     text = (FOLDER / f"{name}.yaml").read_text()
     parts = [text.rstrip()]
-    for group in _groups(name):
+    for group in groups(name):
         for choice in choices(group):
             lines = (FOLDER / group / f"{choice}.yaml").read_text().rstrip().splitlines()
             is_global = lines[0] == GLOBAL
