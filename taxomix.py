@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import conf
 from data.config import build
-from data.errors import InputError
+from data.errors import FailedError, InputError
 
 if TYPE_CHECKING:
     from trainers.config import JobConfig
@@ -124,6 +124,38 @@ def taxonomy(overrides: Sequence[str]) -> None:
     print(f"written to {config.out}")
 
 
+def tune(overrides: Sequence[str]) -> None:
+    """search for the best values of a job's keys"""
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    from cluster.tasks import run_on_ray
+    from data.tasks import run_locally
+    from tune.config import TaxonomySearchConfig, TuneConfig, own_words
+    from tune.report import report_search
+    from tune.search import asked, plan_search, run_search
+    from tune.taxonomies import run_taxonomy_search
+
+    words, space, job_words = own_words(tuple(overrides))
+    config = build(TuneConfig, conf.compose("tune", words))
+    if isinstance(config.search, TaxonomySearchConfig):
+        job = _job(job_words)
+        folder = job.run.folder
+        on_ray = partial(run_on_ray, address=job.cluster.address or "auto", workers=config.tune.concurrent)
+        run_taxonomy_search(config, space, job_words, folder, on_ray if job.cluster.name == "ray" else run_locally)
+    else:
+        search = plan_search(config, space, job_words)
+        folder = search.folder.path
+        with search.folder.lock():
+            search.folder.start(asked(search))
+            run_search(search)
+            report_search(search)
+    text = [line for line in (folder / "report.md").read_text().splitlines() if not line.startswith("![")]
+    Console(width=None if sys.stdout.isatty() else 160).print(Markdown("\n".join(text).rstrip()))
+    print(f"written to {folder}")
+    print(f"TensorBoard  tensorboard --logdir {folder}")
+
+
 def export(overrides: Sequence[str]) -> None:
     """write a run's model as one file for other runtimes"""
     from trainers.export import ExportConfig, export_run
@@ -170,6 +202,7 @@ SUBCOMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
     "evaluate": evaluate,
     "predict": predict,
     "taxonomy": taxonomy,
+    "tune": tune,
     "export": export,
 }
 
@@ -196,7 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError) as error:
         print(f"taxomix {name}: {error.filename}: {error.strerror}; give a path that can be used as asked", file=sys.stderr)
         return 2
-    except FloatingPointError as error:  # which says all that there is to say
+    except (FailedError, FloatingPointError) as error:  # which says all that there is to say
         print(f"taxomix {name}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

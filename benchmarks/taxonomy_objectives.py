@@ -91,7 +91,7 @@ def _figures(evidence: Evidence, winners: Sequence[Winners], settings: Sequence[
     for name, values in scored.items():
         figures[f"agreement: picked by {name}"] = truth[int(np.argmax(values))]
     for name, values in scored.items():
-        figures[f"correlation with agreement: {name}"] = _spearman(values, truth)
+        figures[f"correlation with agreement: {name}"] = spearman(values, truth)
     return figures
 
 
@@ -110,7 +110,8 @@ def _true(evidence: Evidence) -> np.ndarray:
     return true
 
 
-def _spearman(first: Sequence[float], second: Sequence[float]) -> float:
+def spearman(first: Sequence[float], second: Sequence[float]) -> float:
+    """Spearman's rank correlation."""
     ranks = [_ranks(np.array(values)) for values in (first, second)]
     return float(np.corrcoef(ranks)[0, 1])
 

@@ -4,7 +4,9 @@ import json
 import logging
 import math
 import os
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -62,40 +64,50 @@ def _set_threads(cluster: ClusterConfig) -> None:
 
 def _launch_on_ray(job: JobConfig, folder: RunFolder) -> None:
     set_environment(_address(job.cluster))
+    with _session(job.cluster):
+        gpus = worker_gpus(job.cluster)
+        folder.start(job)
+        fit(job, gpus)
+
+
+def fit(job: JobConfig, gpus: float, callbacks: Sequence[Any] = ()) -> None:
+    """Train `job` with the workers of a Ray that this process is connected to, each with `gpus`; `callbacks` are Ray Train's.
+
+    Raises InputError and RunError as `launch` does.
+    """
     # Imported late: Ray reads its variables when it is imported, and other ways to run need no Ray.
     from ray import train as ray_train
     from ray.exceptions import RayError
     from ray.train.torch import TorchTrainer
 
-    with _session(job.cluster):
-        gpus = _gpus_per_worker(job.cluster)
-        folder.start(job)
-        folder.failure.unlink(missing_ok=True)
-        trainer = TorchTrainer(
-            _train_on_worker,
-            train_loop_config={"job": job, "gpus": gpus},
-            scaling_config=ray_train.ScalingConfig(
-                num_workers=job.cluster.workers,
-                use_gpu=gpus > 0,
-                resources_per_worker={"CPU": job.cluster.cpus_per_worker, **({"GPU": gpus} if gpus else {})},
+    folder = RunFolder(job.run.folder)
+    folder.failure.unlink(missing_ok=True)
+    trainer = TorchTrainer(
+        _train_on_worker,
+        train_loop_config={"job": job, "gpus": gpus},
+        scaling_config=ray_train.ScalingConfig(
+            num_workers=job.cluster.workers,
+            use_gpu=gpus > 0,
+            resources_per_worker={"CPU": job.cluster.cpus_per_worker, **({"GPU": gpus} if gpus else {})},
+        ),
+        run_config=ray_train.RunConfig(  # type: ignore[call-arg]
+            # Ray's own notes on the run, not ours: checkpoints are in the run's folder, whole or not there.
+            name="ray",
+            storage_path=str(job.run.folder),
+            callbacks=list(callbacks),
+            failure_config=ray_train.FailureConfig(  # type: ignore[call-arg]
+                max_failures=job.cluster.max_failures, controller_failure_limit=job.cluster.max_failures
             ),
-            run_config=ray_train.RunConfig(  # type: ignore[call-arg]
-                # Ray's own notes on the run, not ours: checkpoints are in the run's folder, whole or not there.
-                name="ray",
-                storage_path=str(job.run.folder),
-                failure_config=ray_train.FailureConfig(  # type: ignore[call-arg]
-                    max_failures=job.cluster.max_failures, controller_failure_limit=job.cluster.max_failures
-                ),
-                logging_config=ray_train.LoggingConfig("WARNING"),
-                worker_runtime_env={"env_vars": _worker_environment(job.cluster)},
-            ),
-        )
-        try:
-            trainer.fit()
-        except (ray_train.TrainingFailedError, RayError) as error:
-            _raise_failure(folder)
-            raise RunError(_first_cause(error)) from error
+            logging_config=ray_train.LoggingConfig("WARNING"),
+            worker_runtime_env={"env_vars": _worker_environment(job.cluster)},
+        ),
+    )
+    try:
+        trainer.fit()
+    except (ray_train.TrainingFailedError, RayError) as error:
         _raise_failure(folder)
+        raise RunError(_first_cause(error)) from error
+    _raise_failure(folder)
 
 
 def _worker_environment(cluster: ClusterConfig) -> dict[str, str]:
@@ -118,7 +130,7 @@ def _local_cpus(cluster: ClusterConfig) -> int:
     return max(os.cpu_count() or 1, math.ceil(cluster.workers * cluster.cpus_per_worker))
 
 
-def _gpus_per_worker(cluster: ClusterConfig) -> float:
+def worker_gpus(cluster: ClusterConfig) -> float:
     """GPUs for each worker. Raises InputError where the machines do not have what the workers ask for: Ray would wait for ever."""
     import ray
 

@@ -20,5 +20,9 @@ class UnreadableError(InputError):
     """One sample cannot be read: its text names shard, key and reason. The loader passes over a set number of them."""
 
 
+class FailedError(RuntimeError):
+    """Work that was done as asked, and failed; the text says all that there is to say. The command exits with 1."""
+
+
 class NoSuchSplitError(InputError):
     """A dataset is not prepared, or has no split of that name."""

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
 import pytest
+import yaml
 
 import conf
 from data.adapters import ADAPTERS
@@ -17,6 +18,7 @@ from trainers.evaluation.command import EvaluateConfig
 from trainers.export import ExportConfig
 from trainers.predict import PredictConfig
 from trainers.taxonomy import FindConfig
+from tune.config import TuneConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,14 +84,20 @@ PRIMARY: dict[str, tuple[type, list[str]]] = {
     "predict": (PredictConfig, ["run=x", "images=y", "out=z"]),
     "export": (ExportConfig, ["run=x", "format=onnx"]),
     "taxonomy": (FindConfig, ["evidence=x", "out=y"]),
+    "tune": (TuneConfig, []),
 }
 NEEDED = {
     ("data", "mine"): ["data.root=x", "data.mix={a: 2}"],
     ("schedule", "steps"): ["schedule.milestones=[100]"],
     ("dataset", "folder"): ["source=x"],
     ("dataset", "webdataset"): ["source=x"],
+    ("search", "taxonomy"): ["search.evidence=x"],
 }
-GROUPS = {"train": ["data", "model", "outputs", "trainer", "optim", "schedule", "cluster", "recipe"], "prepare": ["dataset"]}
+GROUPS = {
+    "train": ["data", "model", "outputs", "trainer", "optim", "schedule", "cluster", "recipe"],
+    "prepare": ["dataset"],
+    "tune": ["search"],
+}
 CHOICES = [(name, group, choice) for name, groups in GROUPS.items() for group in groups for choice in conf.choices(group)]
 
 
@@ -160,6 +168,44 @@ def test_home_is_expanded() -> None:
 
 def test_a_mapping_replaces_the_one_in_the_file() -> None:
     assert conf.compose("train", ["data.mix={mine: 3}"])["data"]["mix"] == {"mine": 3}
+
+
+@pytest.fixture
+def config_file(tmp_path: Path) -> Path:
+    """The config.yaml of a run, whose learning rate is no choice's."""
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(to_plain(build(JobConfig, conf.compose("train", ["optim.lr=0.5", "run.name=before"])))))
+    return path
+
+
+def test_a_config_file_is_taken_as_it_is_and_other_words_count(config_file: Path) -> None:
+    before = build(JobConfig, yaml.safe_load(config_file.read_text()))
+    assert build(JobConfig, conf.compose("train", [f"config={config_file}"])) == before
+    words = [f"config={config_file}", "optim.lr=3", "optim=sgd", "run.name=after", "data.mix={a: 4}", "+trainer.weights.a=2"]
+    after = build(JobConfig, conf.compose("train", words))
+    assert (after.optim.name, after.optim.lr, after.run.name, after.data.mix, after.trainer.weights) == (
+        "sgd",
+        3,
+        "after",
+        {"a": 4},
+        {"a": 2},
+    )
+    assert after.schedule == before.schedule
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["config=/nowhere"], "config=/nowhere: No such file or directory, expected a config.yaml that a run wrote"),
+        (["config={}", "optim.lrr=1"], "optim.lrr: unknown key (did you mean optim.lr?)"),
+        (["config={}", "optim=adm"], "optim=adm: no such choice, expected one of adam, adamw, sgd"),
+        (["config={}", "recipe=camvid11"], "recipe=camvid11: not with config=, which says all that a recipe says"),
+    ],
+)
+def test_what_does_not_go_with_a_config_file_is_told(words: list[str], message: str, config_file: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        conf.compose("train", [word.replace("{}", str(config_file)) for word in words])
+    assert str(caught.value).startswith(message)
 
 
 def test_the_constraints_are_exact_versions() -> None:
