@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from data.errors import FailedError
 from data.files import write_text
 from data.inspect.plots import write_figure
@@ -135,7 +137,8 @@ def _common(parameters: Sequence[Parameter]) -> tuple[Parameter, ...]:
 
 
 def _records(scored: Sequence[Scored], objective: Goal) -> list[TrialRecord]:
-    step = -(-len(scored) // DRAWN)
+    # Not every second one and the like: Sobol's points have an order.
+    drawn = sorted(np.random.default_rng(0).permutation(len(scored))[:DRAWN].tolist())
     return [
         TrialRecord(
             id=str(number),
@@ -145,7 +148,7 @@ def _records(scored: Sequence[Scored], objective: Goal) -> list[TrialRecord]:
             reports=({"step": 0.0, "goal": one.goals[objective]},),
             about={},
         )
-        for number, one in enumerate(scored[::step])
+        for number, one in ((number, scored[number]) for number in drawn)
         if one.key
     ]
 
